@@ -1,0 +1,118 @@
+"""What a user sees while plait works: messages, tables, and progress on standard error.
+
+On a terminal long work shows a bar with its ETA; elsewhere (files, CI) a plain line now and then.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+T = TypeVar("T")
+PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
+
+
+def console() -> Console:
+    """A console on the *current* standard error (tests and servers replace it)."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """One line of information."""
+    console().print(message, markup=False)
+
+
+def warn(message: str) -> None:
+    """One line of warning: work goes on, but differently than asked or expected."""
+    console().print(f"warning: {message}", style="yellow", markup=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; the first column is left-aligned, the rest right-aligned."""
+    result = Table(title=title, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        result.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
+    for row in rows:
+        result.add_row(*(str(cell) for cell in row))
+    console().print(result)
+
+
+class Progress:
+    """Counts work done; `update(done, note)` redraws the bar or, now and then, prints a line."""
+
+    def __init__(self, label: str, total: float | None, bar: RichProgress | None) -> None:
+        self.label, self.total, self.done = label, total, 0.0
+        self._bar = bar
+        self._task = bar.add_task(label, total=total, note="") if bar else None
+        self._start = self._last = time.monotonic()
+
+    def update(self, done: float, note: str = "") -> None:
+        """Set the amount of work done so far and a short note such as `loss 2.31`."""
+        self.done = done
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, note=note)
+        elif time.monotonic() - self._last >= PLAIN_EVERY:
+            self._last = time.monotonic()
+            say(self._line(note))
+
+    def advance(self, amount: float = 1, note: str = "") -> None:
+        """Add to the amount of work done."""
+        self.update(self.done + amount, note)
+
+    def _line(self, note: str) -> str:
+        of = f"/{self.total:g} ({100 * self.done / self.total:.0f} %" if self.total else " ("
+        elapsed = time.monotonic() - self._start
+        eta = ""
+        if self.total and self.done:
+            eta = f", {duration(elapsed * (self.total - self.done) / self.done)} left"
+        return f"{self.label}: {self.done:g}{of}{eta}) {note}".rstrip().replace("( )", "").replace("(,", "(")
+
+
+@contextmanager
+def progress(label: str, total: float | None = None) -> Iterator[Progress]:
+    """Show progress of long work: `with progress("tokenize", len(files)) as bar: bar.advance()`."""
+    screen = console()
+    if not sys.stderr.isatty():
+        yield Progress(label, total, None)
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+    )  # fmt: skip
+    with RichProgress(*columns, console=screen, transient=False) as bar:
+        yield Progress(label, total, bar)
+
+
+def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Iterate with progress."""
+    if total is None and hasattr(items, "__len__"):
+        total = len(items)  # type: ignore[arg-type]
+    with progress(label, total) as bar:
+        for item in items:
+            yield item
+            bar.advance()
+
+
+def duration(seconds: float) -> str:
+    """`7384` → `2h03m`, `95` → `1m35s`, `4.2` → `4s`."""
+    whole = round(seconds)
+    if whole >= 3600:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 60}m{whole % 60:02d}s" if whole >= 60 else f"{whole}s"
+
+
+def bytes_text(count: float) -> str:
+    """`1536` → `1.5 KiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024 or unit == "GiB":
+            break
+        count /= 1024
+    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
