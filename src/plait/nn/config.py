@@ -117,9 +117,7 @@ class ModelConfig(Config):
                 f"heads={self.heads} is not divisible by kv_heads={self.kv_heads}; use kv_heads from {good}"
             )
         if self.position == "rope" and self.head_dim % 2:
-            raise ValueError(
-                f"rope rotates pairs, so head_dim={self.head_dim} must be even; set head_dim"
-            )
+            raise ValueError(f"rope rotates pairs, so head_dim={self.head_dim} must be even; set head_dim")
         if self.experts and self.experts_per_token > self.experts:
             raise ValueError(
                 f"experts_per_token={self.experts_per_token} is more than experts={self.experts}; lower it"

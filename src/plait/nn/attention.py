@@ -1,0 +1,193 @@
+"""Attention (Vaswani et al. 2017, eq. 1): who may look at whom, the plain formula, and the fast path.
+
+`softmax_attention` is the definition; `fast_attention` must equal it and is what `Attention` uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from plait.nn.config import ModelConfig
+from plait.nn.dropout import attention_with_dropout
+from plait.nn.norm import make_norm
+from plait.nn.position import rotate
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Who may look at whom, described; `dense` is formed only by a core that needs it.
+
+    Without positions and segments the rows are whole documents, queries and keys the same tokens.
+
+    Attributes:
+        causal: a query sees keys at its own or an earlier position.
+        window: a query sees only the last `window` positions, itself included; 0 means all.
+        positions_q, positions_k: `[batch, time]` positions; a key position of -1 is an empty cache slot.
+        segments_q, segments_k: `[batch, time]` document numbers; queries see keys of their own document.
+        bias: added to the scores, `[batch or 1, heads, time_q, time_k]` (ALiBi, T5).
+    """
+
+    causal: bool = True
+    window: int = 0
+    positions_q: Tensor | None = None
+    positions_k: Tensor | None = None
+    segments_q: Tensor | None = None
+    segments_k: Tensor | None = None
+    bias: Tensor | None = None
+
+    @property
+    def plain(self) -> bool:
+        """Causal or full attention over whole rows: what fused kernels do without a mask."""
+        fields = (self.positions_q, self.segments_q, self.bias)
+        return not self.window and all(field is None for field in fields)
+
+    def with_window(self, window: int) -> Mask:
+        """The same mask under another sliding window."""
+        return self if window == self.window else replace(self, window=window)
+
+    @cached_property
+    def dense(self) -> Tensor:
+        """Allowed pairs, bool `[batch, 1, time_q, time_k]`; needs positions (see `allowed`)."""
+        assert self.positions_q is not None
+        positions_k = self.positions_q if self.positions_k is None else self.positions_k
+        query, key = self.positions_q[:, None, :, None], positions_k[:, None, None, :]
+        result = key >= 0
+        if self.causal:
+            result = result & (key <= query)
+        if self.window:
+            result = result & (key > query - self.window)
+        if self.segments_q is not None:
+            segments_k = self.segments_q if self.segments_k is None else self.segments_k
+            result = result & (self.segments_q[:, None, :, None] == segments_k[:, None, None, :])
+        return result
+
+    def allowed(self, query: Tensor, key: Tensor) -> Tensor:
+        """`dense`, with positions 0, 1, 2, ... where none were given."""
+        if self.positions_q is not None:
+            return self.dense
+        steps = torch.arange(key.shape[2], device=key.device)[None]
+        return replace(self, positions_q=steps[:, -query.shape[2] :], positions_k=steps).dense
+
+
+class KVCache(Protocol):
+    """Keys and values of earlier tokens, owned by the inference engine."""
+
+    def extend(self, positions: Tensor) -> Tensor:
+        """Make room for new tokens at `positions` `[batch, time]` (-1: padding).
+
+        Returns the positions of all keys, the new ones included, `[batch, time_k]`; -1 where a slot is empty.
+        """
+        ...
+
+    def update(self, layer: int, key: Tensor, value: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new `[batch, kv_heads, time, head_dim]`; return all of the layer so far."""
+        ...
+
+
+def softmax_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Mask, *, softcap: float = 0.0, dropout: float = 0.0
+) -> Tensor:
+    """`softmax(QKᵀ/√d)V` in plain mathematics: the reference every other core is tested against.
+
+    Args:
+        query: `[batch, heads, time_q, head_dim]`.
+        key, value: `[batch, kv_heads, time_k, head_dim]`, kv_heads dividing heads.
+        softcap: scores become `softcap * tanh(scores / softcap)`; 0 leaves them.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        `[batch, heads, time_q, head_dim]`; zeros for a query that may look at nothing.
+    """
+    group = query.shape[1] // key.shape[1]
+    key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+    scores = query @ key.mT / query.shape[-1] ** 0.5
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask.bias is not None:
+        scores = scores + mask.bias.to(scores.dtype)
+    allowed = mask.allowed(query, key)
+    scores = scores.masked_fill(~allowed, float("-inf"))
+    weights = torch.softmax(scores, dim=-1).masked_fill(~allowed.any(-1, keepdim=True), 0.0)
+    return F.dropout(weights, dropout) @ value
+
+
+def fast_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Mask, *, softcap: float = 0.0, dropout: float = 0.0
+) -> Tensor:
+    """Equal to `softmax_attention`, through torch's fused kernels where they can express the mask."""
+    if softcap:
+        return softmax_attention(query, key, value, mask, softcap=softcap, dropout=dropout)
+    group = query.shape[1] // key.shape[1]
+    if group > 1:
+        # the fused CPU kernel wants equal heads; expanding is a copy of the small side only
+        key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+    if dropout:
+        scores_bias = None if mask.plain else _additive(mask, query, key)
+        return attention_with_dropout(query, key, value, scores_bias, mask.causal, dropout)
+    if mask.plain and (query.shape[2] == key.shape[2] or not mask.causal):
+        return F.scaled_dot_product_attention(query, key, value, is_causal=mask.causal)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=_additive(mask, query, key))
+
+
+def _additive(mask: Mask, query: Tensor, key: Tensor) -> Tensor:
+    allowed = mask.allowed(query, key)
+    if mask.bias is None:
+        return allowed
+    bias = mask.bias.to(query.dtype)
+    return bias.masked_fill(~allowed, float("-inf"))
+
+
+class Attention(nn.Module):
+    """Multi-head (kv_heads = heads), grouped-query (Ainslie 2023) or multi-query (Shazeer 2019) attention."""
+
+    core: Callable[..., Tensor]
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        self.softcap = config.attn_softcap
+        self.dropout = config.dropout if config.attn_dropout < 0 else config.attn_dropout
+        # cores divide by sqrt(head_dim); another scale goes into the query
+        self.query_scale = config.attn_scale * config.head_dim**0.5 if config.attn_scale else 1.0
+        width, size = config.width, config.head_dim
+        self.q_proj = nn.Linear(width, config.heads * size, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(width, config.kv_heads * size, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(width, config.kv_heads * size, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(config.heads * size, width, bias=config.out_bias)
+        self.q_norm = make_norm(config, size) if config.qk_norm else None
+        self.k_norm = make_norm(config, size) if config.qk_norm else None
+        self.core = fast_attention
+
+    def forward(
+        self,
+        x: Tensor,
+        mask: Mask,
+        rope: tuple[Tensor, Tensor] | None = None,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """`x` `[batch, time, width]` → same shape. `rope` is the (cos, sin) table of these positions."""
+        query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        query, key, value = (self._heads(part) for part in (query, key, value))
+        if self.q_norm is not None and self.k_norm is not None:
+            query, key = self.q_norm(query), self.k_norm(key)
+        if rope is not None:
+            query, key = rotate(query, *rope), rotate(key, *rope)
+        if self.query_scale != 1.0:
+            query = query * self.query_scale
+        if cache is not None:
+            assert positions is not None
+            key, value = cache.update(self.layer, key, value, positions)
+        rate = self.dropout if self.training else 0.0
+        out = self.core(query, key, value, mask, softcap=self.softcap, dropout=rate)
+        return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
