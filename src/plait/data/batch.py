@@ -1,0 +1,118 @@
+"""Rows become tensors: inputs, targets, and the positions and segments that keep documents apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from plait.data.source import Source
+
+NO_LOSS = -100  # the target that cross-entropy ignores
+PADDING = -1  # the segment of positions that hold nothing
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens, each `context` long.
+
+    Attributes:
+        tokens: inputs, int64 `[batch, time]`.
+        targets: the token to predict at each place, int64 `[batch, time]`; -100 where there is no loss.
+        positions: int64 `[batch, time]`, from 0 at the start of each piece of a document; None: 0, 1, 2, ...
+        segments: int64 `[batch, time]`, the number of the piece within its row, -1 for padding; a token
+            attends within its segment only. None: each row is one sequence (padding, if any, is at its end,
+            where causal attention cannot see it).
+        rows: the row number within its source, for each row.
+        sources: the name of the source, for each row.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    positions: Tensor | None
+    segments: Tensor | None
+    rows: list[int]
+    sources: list[str]
+    read_ids: Callable[[], list[str]] = list
+
+    def document_ids(self) -> list[str]:
+        """The ids of the documents in this batch, each once, in order of appearance; for messages."""
+        return self.read_ids()
+
+    def target_tokens(self) -> int:
+        """How many places carry a loss."""
+        return int((self.targets != NO_LOSS).sum())
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on a device."""
+        tensors = {name: getattr(self, name) for name in ("tokens", "targets", "positions", "segments")}
+        moved = {name: None if value is None else value.to(device) for name, value in tensors.items()}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What one optimizer step needs: this rank's micro-batches and the loss tokens of *all* ranks."""
+
+    microbatches: list[Batch]
+    target_tokens: int
+
+    def document_ids(self) -> list[str]:
+        """The ids of the documents in this rank's micro-batches; for messages."""
+        return list(dict.fromkeys(name for batch in self.microbatches for name in batch.document_ids()))
+
+
+def make_batch(picks: Sequence[tuple[Source, int]], *, attend_across: bool = False) -> Batch:
+    """Lay out rows, each given as a source and its row number there.
+
+    Args:
+        attend_across: let the documents of a row attend to each other: positions run on, no segments.
+    """
+    time = picks[0][0].rows.context
+    shape = (len(picks), time)
+    tokens = np.empty(shape, np.int64)
+    targets = np.full(shape, NO_LOSS, np.int64)
+    positions = np.zeros(shape, np.int64)
+    segments = np.full(shape, PADDING, np.int64)
+    alone = True
+    for line, (source, row) in enumerate(picks):
+        tokens[line] = source.shards.pad_id
+        pieces = source.rows.pieces(row)
+        alone = alone and len(pieces) == 1
+        at = 0
+        for segment, (document, start, length) in enumerate(pieces.tolist()):
+            to = at + length
+            stored = source.shards.read(document, start, start + length + 1).astype(np.int64)
+            mask = source.shards.read_mask(document, start + 1, start + length + 1)
+            tokens[line, at:to] = stored[:-1]
+            targets[line, at:to] = stored[1:] if mask is None else np.where(mask, stored[1:], NO_LOSS)
+            positions[line, at:to] = np.arange(length)
+            segments[line, at:to] = segment
+            at = to
+    plain = alone or attend_across
+    return Batch(
+        tokens=torch.from_numpy(tokens),
+        targets=torch.from_numpy(targets),
+        positions=None if plain else torch.from_numpy(positions),
+        segments=None if plain else torch.from_numpy(segments),
+        rows=[row for _, row in picks],
+        sources=[source.name for source, _ in picks],
+        read_ids=lambda: _document_ids(picks),
+    )
+
+
+def _document_ids(picks: Sequence[tuple[Source, int]]) -> list[str]:
+    names: dict[str, None] = {}
+    for source, row in picks:
+        names |= dict.fromkeys(source.shards.document_ids(source.rows.pieces(row)[:, 0]))
+    return list(names)
+
+
+def evaluation_batches(source: Source, batch_size: int, *, attend_across: bool = False) -> Iterator[Batch]:
+    """All rows of a source, in order, each exactly once; the last batch may be smaller."""
+    for first in range(0, source.rows.count, batch_size):
+        last = min(first + batch_size, source.rows.count)
+        yield make_batch([(source, row) for row in range(first, last)], attend_across=attend_across)

@@ -1,0 +1,97 @@
+"""`DataConfig`: the `data:` block of a recipe. Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+
+from plait.config import Config
+
+Paths = str | list[str]
+_NAME = re.compile(r"\w[\w.-]*")
+
+
+class MixtureEntry(Config):
+    """One named source of a mixture.
+
+    Rows are drawn from the sources in proportion to their weights, which need not sum to 1.
+    """
+
+    path: Paths
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+
+
+def _kind(value: Any) -> str:
+    return "{mixture}" if isinstance(value, dict) else "[list]" if isinstance(value, list) else "(path)"
+
+
+# The tags choose the one branch that was meant, so an error speaks of that branch only.
+Inputs = Annotated[
+    Annotated[str, Tag("(path)")]
+    | Annotated[list[str], Tag("[list]")]
+    | Annotated[dict[str, MixtureEntry], Tag("{mixture}")],
+    Discriminator(_kind),
+]
+
+
+class DataConfig(Config):
+    """Where the training data is, how it is split, and how it is laid out in rows.
+
+    Exactly one of `text` (running text) and `messages` (conversations; loss on the assistant's words) is
+    given: a path, glob or directory, a list of them, or a mapping of names to `{path, weight}` for a
+    mixture. `validation` is the share held out (0: none) or a path. `split`: `document` holds out whole
+    documents chosen by a hash of their content, `tail` the last characters; `auto` is `tail` for running
+    text in fewer than 20 documents.
+    """
+
+    text: Inputs | None = None
+    messages: Inputs | None = None
+    format: str = "auto"
+    fields: dict[str, str | int] = Field(default_factory=dict)
+    validation: float | str = 0.1
+    split: Literal["auto", "document", "tail"] = "auto"
+    pack: bool = Field(default=True, description="false: one document a row, padded")
+    attend_across: bool = Field(default=False, description="attention across the documents of a row")
+
+    @field_validator("text", "messages")
+    @classmethod
+    def _check_inputs(cls, value: Any) -> Any:
+        if value is not None and not value:
+            raise ValueError("is empty; give a path, a list of paths, or name: {path, weight}")
+        for name in value if isinstance(value, dict) else ():
+            if not _NAME.fullmatch(name):
+                raise ValueError(f"the source name {name!r} may hold letters, digits, '_', '-' and '.' only")
+        return value
+
+    @field_validator("validation")
+    @classmethod
+    def _check_validation(cls, value: float | str) -> float | str:
+        if isinstance(value, float) and not 0 <= value < 1:
+            raise ValueError(f"validation={value:g} must be at least 0 and below 1, or a path")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        given = [key for key in ("text", "messages") if getattr(self, key) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "neither"
+            raise ValueError(f"the data needs exactly one of text and messages, found {found}")
+        if self.messages is not None and self.split == "tail":
+            raise ValueError("split=tail would cut a conversation in two; use split: document")
+        if isinstance(self.validation, str) and "validation" in self.mixture():
+            raise ValueError(
+                "a source cannot be named 'validation' when data.validation is a path; rename it"
+            )
+        return self
+
+    @property
+    def kind(self) -> Literal["text", "messages"]:
+        """Which of the input keys is given."""
+        return "text" if self.text is not None else "messages"
+
+    def mixture(self) -> dict[str, MixtureEntry]:
+        """The sources by name; a single unnamed one is called by its key, `text` or `messages`."""
+        value = getattr(self, self.kind)
+        return dict(value) if isinstance(value, dict) else {self.kind: MixtureEntry(path=value)}

@@ -1,0 +1,118 @@
+"""Writing encoded data so that it is whole or absent, and saying clearly when a file is not what it was."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from plait.errors import InputError, TrainingError
+
+REMEDY = "delete the data directory to have it encoded again"
+
+
+class HashedFile:
+    """A file being written whose size and sha256 are known at the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.size = path, 0
+        self._hash = hashlib.sha256()
+        self._file = path.open("wb")
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes."""
+        self._file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def close(self) -> dict[str, Any]:
+        """Flush to the disk; returns `{"bytes": size, "sha256": digest}`."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        return {"bytes": self.size, "sha256": self._hash.hexdigest()}
+
+
+@contextmanager
+def whole_directory(path: Path) -> Iterator[Path]:
+    """Yield a temporary directory that takes the place of `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for stale in path.parent.glob(f".{path.name}.writing-*"):
+        shutil.rmtree(stale)
+    folder = path.parent / f".{path.name}.writing-{os.getpid()}"
+    folder.mkdir()
+    try:
+        with disk_space_named(path):
+            yield folder
+        if path.exists():
+            shutil.rmtree(path)
+        folder.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def disk_space_named(path: Path) -> Iterator[None]:
+    """Turn the system's "no space left" into an error that says what was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TrainingError(
+            f"no disk space left while writing {path}; free some, or set `out` to another disk"
+        ) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON whole or not at all."""
+    draft = path.with_name(f".{path.name}.writing")
+    with disk_space_named(path), draft.open("w", encoding="utf-8") as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError: when it is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} is missing; {REMEDY}") from None
+    except (UnicodeDecodeError, json.JSONDecodeError):
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} is damaged: it is not a JSON object; {REMEDY}")
+    return value
+
+
+def check_size(path: Path, expected: int) -> None:
+    """Raise InputError, with both sizes, unless a file is there and has the expected size."""
+    if not path.is_file():
+        raise InputError(f"{path} is missing ({expected:,} bytes expected); {REMEDY}")
+    found = path.stat().st_size
+    if found != expected:
+        what = "truncated" if found < expected else "damaged"
+        raise InputError(f"{path} is {what}: {expected:,} bytes expected, {found:,} found; {REMEDY}")
+
+
+def check_sha256(path: Path, expected: str, *, skip: int = 0) -> None:
+    """Raise InputError unless the bytes of a file from `skip` on have the expected sha256."""
+    with path.open("rb") as file:
+        file.seek(skip)
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise InputError(
+            f"{path} is damaged: its sha256 is {found[:12]}…, {expected[:12]}… expected; {REMEDY}"
+        )
