@@ -1,0 +1,80 @@
+"""Keys and values of earlier tokens, one contiguous buffer a layer, for a batch of unequal sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class KVCache:
+    """The simple cache: every forward adds the same number of slots to every row.
+
+    Rows of unequal prompts are padded with positions of -1, left or right: such a slot stays empty, its
+    contents are zeroed (so that no NaN of a padding query can leak) and masks never look at it.
+
+    Attributes:
+        positions: `[batch, used]` position of each slot, -1 where it is empty.
+    """
+
+    positions: Tensor
+
+    def __init__(self, batch: int, *, capacity: int = 64, device: torch.device | str = "cpu") -> None:
+        self.positions = torch.empty(batch, 0, dtype=torch.long, device=device)
+        self._capacity = max(capacity, 1)
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._start = 0
+        self._padded = False
+
+    @property
+    def used(self) -> int:
+        """Slots filled so far, empty ones included."""
+        return self.positions.shape[1]
+
+    def next_positions(self) -> Tensor:
+        """`[batch, 1]`: where each row goes on."""
+        if not self.used:
+            return self.positions.new_zeros(len(self.positions), 1)
+        return self.positions.amax(dim=1, keepdim=True) + 1
+
+    def extend(self, positions: Tensor) -> Tensor:
+        """Make room for tokens at `positions` `[batch, time]`; returns all keys' `[batch, time_k]`."""
+        self._start = self.used
+        self._padded = positions.shape[1] > 1 and bool((positions < 0).any())
+        self.positions = torch.cat((self.positions, positions), dim=1)
+        if self.used > self._capacity:
+            self._grow(max(self.used, 2 * self._capacity))
+        return self.positions
+
+    def update(self, layer: int, key: Tensor, value: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Store `[batch, kv_heads, time, head_dim]`; all keys and values of the layer, as views."""
+        if self._padded:
+            empty = (positions < 0)[:, None, :, None]
+            key, value = key.masked_fill(empty, 0.0), value.masked_fill(empty, 0.0)
+        if layer not in self._layers:
+            batch, heads, _, size = key.shape
+            shape = (batch, heads, self._capacity, size)
+            self._layers[layer] = (key.new_empty(shape), value.new_empty(shape))
+        keys, values = self._layers[layer]
+        keys[:, :, self._start : self.used] = key
+        values[:, :, self._start : self.used] = value
+        return keys[:, :, : self.used], values[:, :, : self.used]
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep only `rows`, in this order; a row named twice is copied."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.positions.device)
+        self.positions = self.positions[index]
+        self._layers = {layer: (keys[index], values[index]) for layer, (keys, values) in self._layers.items()}
+
+    def _grow(self, capacity: int) -> None:
+        for layer, (keys, values) in self._layers.items():
+            batch, heads, _, size = keys.shape
+            larger = (
+                keys.new_empty(batch, heads, capacity, size),
+                values.new_empty(batch, heads, capacity, size),
+            )
+            larger[0][:, :, : self._start] = keys[:, :, : self._start]
+            larger[1][:, :, : self._start] = values[:, :, : self._start]
+            self._layers[layer] = larger
+        self._capacity = capacity

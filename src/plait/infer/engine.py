@@ -1,0 +1,291 @@
+"""The engine: prompts in, tokens and text out, a batch at a time. The first version: correct and simple."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from plait.errors import ConfigError, ModelError, PromptError, did_you_mean
+from plait.infer.cache import KVCache
+from plait.infer.logprobs import head, log_probabilities, row_logprobs
+from plait.infer.params import Completion, Delta, SamplingParams, TokenLogprob
+from plait.infer.sampling import Sampler
+from plait.infer.writer import StreamDecoder, Writer
+from plait.nn.decoder import Decoder
+
+if TYPE_CHECKING:
+    from plait.text.tokenizer import Tokenizer
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+PROMPT_TAIL = 8  # tokens before an answer that decide how its first token is spelled
+
+
+class Engine:
+    """A model ready to write. Holds no state of a request, so several threads may use it at once.
+
+    Args:
+        model: a path (model directory, step directory, run directory, `RUN:best`, `RUN:average`), or a
+            `Decoder`, which is put into evaluation mode and otherwise used as it is.
+        tokenizer: needed with a `Decoder` only.
+        device: where to run; None: the CPU for a path, where it lies for a `Decoder`.
+        dtype: `float32`, `bfloat16`, ...; None: as stored.
+
+    Attributes:
+        name: the last part of the path; "model" for a `Decoder`.
+        context: positions the model has: prompt and answer share them.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Decoder,
+        tokenizer: Tokenizer | None = None,
+        *,
+        device: str | None = None,
+        dtype: str | torch.dtype | None = None,
+    ) -> None:
+        self.name = "model"
+        if not isinstance(model, Decoder):
+            from plait.checkpoint.directory import load
+
+            path = str(model)
+            self.name = Path(path.split(":", maxsplit=1)[0] or ".").resolve().name
+            decoder, loaded = load(path)
+            tokenizer = tokenizer or loaded
+            device = device or "cpu"
+        else:
+            decoder = model
+        if tokenizer is None:
+            raise ConfigError("an Engine on a Decoder needs its tokenizer: Engine(decoder, tokenizer)")
+        self.model = decoder.to(device=device, dtype=_dtype(dtype)).eval()
+        self.tokenizer = tokenizer
+        self.config = decoder.config
+        self.context = decoder.config.context
+        first = next(decoder.parameters())
+        self.device, self.dtype = first.device, first.dtype
+        # a head may be padded beyond the tokenizer: only ids that both know are generated
+        self.vocab = min(decoder.config.vocab, tokenizer.vocab_size)
+
+    def encode(self, text: str) -> list[int]:
+        """A completion prompt; an empty one starts where documents start, at the end token.
+
+        Raises:
+            PromptError: an empty text, and a tokenizer without any such token.
+        """
+        ids = self.tokenizer.encode_prompt(text)
+        if ids:
+            return ids
+        start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+        if start is None:
+            raise PromptError("the prompt is empty and this tokenizer has no token that begins a text")
+        return [start]
+
+    def check(self, prompt: Sequence[int], params: SamplingParams) -> None:
+        """Refuse what cannot be computed.
+
+        Raises:
+            PromptError: an empty prompt, an id outside the vocabulary, or prompt + max_tokens > context.
+            ConfigError: `logit_bias` names such an id.
+        """
+        size = len(prompt)
+        if not size:
+            raise PromptError("the prompt holds no tokens; it needs at least one")
+        unknown = next((token for token in prompt if not 0 <= token < self.config.vocab), None)
+        if unknown is not None:
+            raise PromptError(f"token id {unknown} is not in the vocabulary of {self.config.vocab} ids")
+        for token in params.logit_bias:
+            if not 0 <= token < self.vocab:
+                raise ConfigError(
+                    f"logit_bias: token id {token} is not in the vocabulary of {self.vocab} ids"
+                )
+        wanted = 1 if params.max_tokens is None else params.max_tokens
+        if size + wanted > self.context:
+            remedy = "shorten the prompt"
+            if params.max_tokens is not None and size < self.context:
+                remedy += f" or set max_tokens to at most {self.context - size}"
+            raise PromptError(
+                f"prompt ({size} tokens) + max_tokens ({wanted}) is more than the model's context of "
+                f"{self.context}; {remedy}"
+            )
+
+    def stream(self, prompts: list[list[int]], params: SamplingParams) -> Iterator[list[Delta]]:
+        """Write `len(prompts) * n` sequences together, one list of deltas (perhaps empty) a step.
+
+        Sequences are numbered `prompt * n + completion`. Closing the iterator cancels the work.
+
+        Raises:
+            PromptError, ConfigError: see `check`; raised by the call itself, before any work.
+        """
+        for prompt in prompts:
+            self.check(prompt, params)
+        return self._stream(prompts, params)
+
+    def generate(
+        self, prompts: str | list[str] | list[list[int]], params: SamplingParams | None = None
+    ) -> list[Completion]:
+        """Complete all prompts as one batch; `n` completions of the first, then of the second, ...
+
+        Raises:
+            PromptError, ConfigError: see `check`.
+        """
+        params = params or SamplingParams()
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        rows = [self.encode(prompt) if isinstance(prompt, str) else prompt for prompt in texts]
+        count = len(rows) * params.n
+        text, tokens = [""] * count, [list[TokenLogprob]() for _ in range(count)]
+        reasons = dict.fromkeys(range(count), "length")
+        for deltas in self.stream(rows, params):
+            for delta in deltas:
+                text[delta.index] += delta.text
+                tokens[delta.index] += delta.tokens
+                reasons[delta.index] = delta.finish_reason or reasons[delta.index]
+        return [
+            Completion(
+                text=text[index],
+                tokens=[token.id for token in tokens[index]],
+                finish_reason=reasons[index],  # type: ignore[arg-type]
+                logprobs=None if params.logprobs is None else tokens[index],
+                prompt_tokens=len(rows[index // params.n]),
+            )
+            for index in range(count)
+        ]
+
+    @torch.inference_mode()
+    def prefill(self, prompts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
+        """Read prompts of any lengths into an empty cache; logits `[batch, vocab]` of what follows each."""
+        longest = max(map(len, prompts))
+        tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
+        positions = torch.full((len(prompts), longest), -1)
+        for row, prompt in enumerate(prompts):  # padded on the left: every row's last token is in one column
+            tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
+            positions[row, longest - len(prompt) :] = torch.arange(len(prompt))
+        return self._last_logits(tokens.to(self.device), positions.to(self.device), cache)
+
+    @torch.inference_mode()
+    def decode(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
+        """Add one token to each row; logits `[batch, vocab]` of the next."""
+        column = torch.tensor(tokens, dtype=torch.long, device=self.device)[:, None]
+        return self._last_logits(column, cache.next_positions(), cache)
+
+    @torch.inference_mode()
+    def score(self, rows: list[list[int]], top: int = 0) -> list[list[TokenLogprob]]:
+        """The log-probability of every token given those before it; None for the first of a row.
+
+        Args:
+            rows: token ids, at most `context` each.
+            top: how many of the most probable tokens to report at each place.
+
+        Raises:
+            PromptError: a row that is empty, has an unknown id, or is longer than the context.
+        """
+        nothing = SamplingParams(max_tokens=0)
+        for row in rows:
+            self.check(row, nothing)
+        result = []
+        for row in rows:
+            places = row_logprobs(self.model, torch.tensor(row, device=self.device), top, self.vocab)
+            result.append(
+                [self.token(*parts) for parts in zip(row, [None, *places.chosen], [(), *places.top])]
+            )
+        return result
+
+    def token(self, id: int, logprob: float | None = None, top: Any = ()) -> TokenLogprob:
+        """A token with its bytes; `top` are pairs (id, log-probability)."""
+        raw = self.tokenizer.token_bytes(id)
+        alternatives = []
+        for other, value in top:
+            spelled = self.tokenizer.token_bytes(other)
+            alternatives.append((other, spelled.decode("utf-8", "replace"), spelled, value))
+        return TokenLogprob(id, raw.decode("utf-8", "replace"), raw, logprob, alternatives)
+
+    def _stream(self, prompts: list[list[int]], params: SamplingParams) -> Iterator[list[Delta]]:
+        n, stop_ids = params.n, frozenset(() if params.ignore_eos else self.tokenizer.stop_ids)
+        count = len(prompts) * n
+        rooms = [self.context - len(prompts[index // n]) for index in range(count)]
+        if params.max_tokens is not None:
+            rooms = [params.max_tokens] * count
+        if not count or not max(rooms):
+            yield [Delta(index, "", [], "length") for index in range(count)]
+            return
+        writers = [Writer(self._decoder_after(prompts[index // n]), params.stop) for index in range(count)]
+        cache = KVCache(len(prompts), capacity=max(map(len, prompts)) + 64, device=self.device)
+        logits = self.prefill(prompts, cache)
+        alive = list(range(count))
+        if n > 1:
+            rows = [index // n for index in alive]
+            cache.select(rows)
+            logits = logits[rows]
+        sampler = Sampler(
+            params, [prompts[i // n] for i in alive], [i % n for i in alive], self.vocab, self.device
+        )
+        made = 0
+        while True:
+            chosen, reports = self._choose(logits, sampler, params)
+            made += 1
+            deltas, going = [], []
+            for row, index in enumerate(alive):
+                last = made >= rooms[index]
+                delta = _advance(writers[index], index, reports[row], chosen[row] in stop_ids, last)
+                if delta.finish_reason is None:
+                    going.append(row)
+                if delta.text or delta.tokens or delta.finish_reason:
+                    deltas.append(delta)
+            yield deltas
+            if not going:
+                return
+            if len(going) < len(alive):
+                alive = [alive[row] for row in going]
+                chosen = [chosen[row] for row in going]
+                cache.select(going)
+                sampler.select(going)
+            logits = self.decode(chosen, cache)
+
+    @torch.inference_mode()
+    def _choose(
+        self, logits: Tensor, sampler: Sampler, params: SamplingParams
+    ) -> tuple[list[int], list[TokenLogprob]]:
+        if bool(logits.isnan().any()):
+            raise ModelError(
+                "the model answers with NaN: its weights are damaged, or its numbers overflow "
+                f"{str(self.dtype).removeprefix('torch.')}; try dtype float32"
+            )
+        chosen = sampler.choose(logits)
+        if params.logprobs is None:
+            return chosen, [self.token(id) for id in chosen]
+        places = log_probabilities(logits, torch.tensor(chosen), params.logprobs, self.vocab)
+        return chosen, [self.token(*parts) for parts in zip(chosen, places.chosen, places.top)]
+
+    def _decoder_after(self, prompt: list[int]) -> StreamDecoder:
+        # whether a leading space counts depends on what stands before it
+        decoder = self.tokenizer.decoder(skip_special=True)
+        for token in prompt[-PROMPT_TAIL:]:
+            decoder.push(token)
+        return decoder
+
+    def _last_logits(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+        hidden = self.model.hidden(tokens, positions=positions, cache=cache)[:, -1]
+        return head(self.model, hidden)
+
+
+def _advance(writer: Writer, index: int, token: TokenLogprob, ends: bool, last: bool) -> Delta:
+    """What a new token means for its sequence."""
+    if ends:
+        return Delta(index, *writer.finish(), "stop")
+    text, tokens = writer.push(token)
+    if writer.stopped:
+        return Delta(index, text, tokens, "stop")
+    if not last:
+        return Delta(index, text, tokens)
+    rest, others = writer.finish()
+    return Delta(index, text + rest, tokens + others, "stop" if writer.stopped else "length")
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype not in DTYPES:
+        raise ConfigError(f"dtype={dtype!r} is not one of {', '.join(DTYPES)}{did_you_mean(dtype, DTYPES)}")
+    return getattr(torch, dtype)

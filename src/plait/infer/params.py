@@ -1,0 +1,137 @@
+"""How to continue a prompt, and what comes back: plain types that import no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from plait.config import Config
+
+GREEDY_BELOW = 1e-5  # temperatures this small mean "always the most probable token"
+
+FinishReason = Literal["stop", "length"]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+class SamplingParams(Config):
+    """How tokens are chosen and when to stop. Ranges and meanings are OpenAI's, the extras are vLLM's.
+
+    The order of work on the logits of one step: `logit_bias`, then the penalties, then `temperature`, then
+    what is left out by `min_p`, `top_k` and `top_p`, in this order.
+
+    Attributes:
+        max_tokens: tokens to generate at most; None: to the end of the model's context.
+        temperature: divides the logits; 0 is greedy: the most probable token, the lowest id among equals.
+        top_k: sample among the k most probable tokens only; 0: all.
+        top_p: sample among the fewest tokens that together have this probability (Holtzman et al. 2020).
+        min_p: leave out tokens with less than this share of the best one's probability (Nguyen et al. 2024).
+        repetition_penalty: positive logits of every token in prompt or output are divided by it, negative
+            ones multiplied (Keskar et al. 2019, section 4.1).
+        frequency_penalty: taken off a token's logit for each time it was generated.
+        presence_penalty: taken off a token's logit once it was generated.
+        seed: makes sampling repeatable; a sequence's choices depend on it and on the number of the
+            completion (of `n`) alone, never on what else is in the batch.
+        stop: texts that end a completion; they are not part of it.
+        logprobs: report the log-probability of each chosen token and of this many alternatives.
+        n: completions for each prompt.
+        ignore_eos: go on after the model's end token.
+        logit_bias: added to the logits of token ids.
+    """
+
+    max_tokens: int | None = Field(default=256, ge=0)
+    temperature: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    frequency_penalty: float = Field(default=0.0, ge=-2, le=2)
+    presence_penalty: float = Field(default=0.0, ge=-2, le=2)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logprobs: int | None = Field(default=None, ge=0)
+    n: int = Field(default=1, ge=1)
+    ignore_eos: bool = False
+    logit_bias: dict[int, Bias] = Field(default_factory=dict)
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_stop(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @field_validator("stop")
+    @classmethod
+    def _no_empty_stop(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if "" in value:
+            raise ValueError("a stop string must not be empty: it would end every answer at once")
+        return value
+
+    @property
+    def greedy(self) -> bool:
+        """The most probable token is always taken."""
+        return self.temperature < GREEDY_BELOW
+
+    @property
+    def penalized(self) -> bool:
+        """What was written before changes the logits."""
+        return self.repetition_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
+
+    def describe(self) -> str:
+        """Every setting that differs from its default, for a score's or an output's provenance."""
+        changed = {
+            name: value
+            for name, value in self.model_dump().items()
+            if value != type(self).model_fields[name].get_default(call_default_factory=True)
+            and name != "temperature"
+        }
+        head = "greedy" if self.greedy else f"temperature:{self.temperature:g}"
+        return "|".join([head, *(f"{name}:{value}" for name, value in changed.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token and how probable the model found it.
+
+    Attributes:
+        text: `bytes` as text, with U+FFFD where a token holds only part of a character.
+        logprob: natural logarithm of the probability that the model itself gives (softmax of its logits,
+            before penalties, bias, temperature and truncation, as OpenAI reports it); None where it was not
+            asked for, or where nothing stands before the token.
+        top: the most probable tokens at this place, best first: `(id, text, bytes, logprob)`.
+    """
+
+    id: int
+    text: str
+    bytes: bytes
+    logprob: float | None = None
+    top: list[tuple[int, str, bytes, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What one step added to one sequence.
+
+    Attributes:
+        index: `prompt * n + completion`.
+        text: new text, whole characters only; empty while it could still become a stop string.
+        tokens: the tokens of that text (the end token and the tokens of a stop string are never among them).
+        finish_reason: set once, in the last delta of a sequence: "stop" at an end token or stop string,
+            "length" at `max_tokens` or the end of the context.
+    """
+
+    index: int
+    text: str
+    tokens: list[TokenLogprob]
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A finished sequence: what its deltas add up to. `logprobs` is None where they were not asked for."""
+
+    text: str
+    tokens: list[int]
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprob] | None
+    prompt_tokens: int
