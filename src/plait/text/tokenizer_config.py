@@ -1,0 +1,87 @@
+"""What kind of tokenizer to train and how large: the `tokenizer:` block of a recipe."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import model_validator
+
+from plait.config import Config
+
+# always the first ids, in this order; `<|end|>` begins a document and ends a document or a turn
+SPECIAL_TOKENS = ("<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
+UNKNOWN_TOKEN = "<|unk|>"  # the sixth, only in the `words` style, which cannot spell every character
+WORD_END = "</w>"
+DEFAULT_VOCAB = 8192
+
+# bytes that begin or continue a character beyond ASCII (The Unicode Standard, section 3.9, table 3-7)
+FALLBACK_BYTES = tuple(byte for byte in range(0x80, 0xF5) if byte not in (0xC0, 0xC1))
+
+Kind = Literal["bpe", "unigram", "char", "byte"]
+Style = Literal["byte-level", "words"]
+
+
+class TokenizerConfig(Config):
+    """How to train a tokenizer.
+
+    Attributes:
+        kind: `bpe` (merges of frequent neighbours; Sennrich et al. 2016), `unigram` (pieces of a unigram
+            language model; Kudo 2018), `char` (one token a character) or `byte` (one token a byte).
+        vocab_size: number of tokens, special tokens included. For `bpe` and `unigram` 8192 unless given; for
+            `char` every character of the text unless given; for `byte` always 261.
+        style: `byte-level` spells any text exactly. `words` (only with `bpe`) splits at spaces and marks the
+            end of a word with `</w>` as subword-nmt does: it loses repeated spaces and unknown characters.
+        merges: number of merges, in the `words` style instead of `vocab_size`.
+    """
+
+    kind: Kind = "bpe"
+    vocab_size: int | None = None
+    style: Style = "byte-level"
+    merges: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_size(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("vocab_size") is not None:
+            return value
+        sized = value.get("kind", "bpe") in ("bpe", "unigram")
+        if sized and value.get("style", "byte-level") == "byte-level":
+            return value | {"vocab_size": DEFAULT_VOCAB}
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> TokenizerConfig:
+        if self.style == "words":
+            self._check_words()
+            return self
+        if self.merges is not None:
+            raise ValueError(f"merges={self.merges} counts the merges of style=words; use vocab_size instead")
+        smallest = smallest_vocab(self.kind)
+        if self.kind == "byte" and self.vocab_size not in (None, smallest):
+            raise ValueError(
+                f"vocab_size={self.vocab_size} does not fit kind=byte, which always has {smallest} tokens; "
+                "leave vocab_size out"
+            )
+        if self.vocab_size is not None and self.vocab_size < smallest:
+            raise ValueError(
+                f"vocab_size={self.vocab_size} is too small for kind={self.kind}, needing {smallest} tokens "
+                "to spell any text and for special tokens; use a larger one"
+            )
+        return self
+
+    def _check_words(self) -> None:
+        if self.kind != "bpe":
+            raise ValueError(
+                f"style=words does not go with kind={self.kind}; use kind=bpe or style=byte-level"
+            )
+        if (self.merges is None) == (self.vocab_size is None):
+            raise ValueError("style=words needs exactly one of merges and vocab_size")
+        if (self.merges or self.vocab_size or 0) < 1:
+            raise ValueError(f"merges={self.merges} must be at least 1")
+
+
+def smallest_vocab(kind: Kind) -> int:
+    """Tokens a byte-level vocabulary cannot do without: the special ones and those that spell any byte."""
+    if kind == "char":
+        return len(SPECIAL_TOKENS) + 128 + len(FALLBACK_BYTES)
+    return len(SPECIAL_TOKENS) + 256

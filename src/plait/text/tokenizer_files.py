@@ -1,0 +1,106 @@
+"""The files beside tokenizer.json: settings and chat template, as `transformers` writes and reads them."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+
+from plait.errors import ModelError
+from plait.text.tokenizer_config import SPECIAL_TOKENS
+
+DEFINITION, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+
+
+def own_settings(unknown: str | None = None) -> dict[str, Any]:
+    """tokenizer_config.json of a tokenizer with plait's special tokens."""
+    end, pad, *roles = SPECIAL_TOKENS
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": end,
+        "eos_token": end,
+        "pad_token": pad,
+        "additional_special_tokens": roles,
+        "clean_up_tokenization_spaces": False,
+    }
+    return settings | ({"unk_token": unknown} if unknown else {})
+
+
+def token_text(value: Any) -> str | None:
+    """A special token's text, given as a string or as `{"content": ...}`."""
+    text = value.get("content") if isinstance(value, dict) else value
+    return text if isinstance(text, str) else None
+
+
+def settings_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
+    """The added tokens that settings name: those listed with ids, in order, then the named special tokens."""
+    listed = settings.get("added_tokens_decoder") or {}
+    flags = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    tokens = [
+        AddedToken(value["content"], **{flag: bool(value[flag]) for flag in flags if flag in value})
+        for _, value in sorted(listed.items(), key=lambda item: int(item[0]))
+    ]
+    names = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+    named = [settings.get(name) for name in names]
+    more = settings.get("additional_special_tokens") or settings.get("extra_special_tokens") or []
+    named += more.values() if isinstance(more, dict) else more
+    texts = [text for text in map(token_text, named) if text is not None]
+    return tokens + [AddedToken(text, special=True, normalized=False) for text in dict.fromkeys(texts)]
+
+
+def template_of(settings: Mapping[str, Any]) -> str:
+    """The chat template kept in the settings: a string, or the `default` of several named ones."""
+    template = settings.get("chat_template") or ""
+    if isinstance(template, str):
+        return template
+    named = {one["name"]: one["template"] for one in template}
+    return named.get("default", "")
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 file of a model directory.
+
+    Raises:
+        ModelError: naming the file.
+    """
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{str(path)!r} cannot be read as UTF-8 text: {error}; restore it") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON mapping of a model directory; empty where the file does not exist.
+
+    Raises:
+        ModelError: naming the file.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(read_text(path))
+    except ValueError as error:
+        raise ModelError(f"{str(path)!r} is not valid JSON: {error}; restore it") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{str(path)!r} must hold a JSON mapping, not {type(value).__name__}; restore it")
+    return value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 file whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
