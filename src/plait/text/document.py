@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
+
+# the fields of a record that hold text, in reading order; `answers` and `messages` are lists
+TEXT_FIELDS = (
+    "context", "question", "instruction", "input", "prompt", "source",
+    "output", "target", "chosen", "rejected", "answers", "messages",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +28,54 @@ class Document:
     text: str = ""
     record: dict[str, Any] = field(default_factory=dict)
 
-    def with_text(self, text: str) -> Document:
-        """The same document with another text."""
-        return self if text == self.text else replace(self, text=text)
+    @property
+    def structured(self) -> bool:
+        """Whether the text is in the record's fields (a pair, a dialogue, a question) and not in `text`."""
+        return not self.text and any(name in self.record for name in TEXT_FIELDS)
+
+    def body(self) -> str:
+        """All text of the document: `text`, or the record's fields and messages, one a line."""
+        return self.text or "\n".join(_strings([self.record.get(name) for name in TEXT_FIELDS]))
+
+    def map_text(self, function: Callable[[str], str]) -> Document:
+        """The same document with `function` applied to its text and to every text field."""
+        record = {
+            key: _mapped(value, function) if key in TEXT_FIELDS else value
+            for key, value in self.record.items()
+        }
+        return Document(self.id, function(self.text) if self.text else "", record)
 
     def to_json(self) -> dict[str, Any]:
-        """One flat mapping, as a line of `documents.jsonl`; `text` is left out where it is empty."""
-        head: dict[str, Any] = {"id": self.id}
+        """One flat mapping, a line of `documents.jsonl`: the record's own `id` becomes `record_id`."""
+        row: dict[str, Any] = {"id": self.id}
         if self.text:
-            head["text"] = self.text
-        return head | {key: value for key, value in self.record.items() if key not in ("id", "text")}
+            row["text"] = self.text
+        return row | {("record_id" if key == "id" else key): value for key, value in self.record.items()}
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> Document:
+        """The inverse of `to_json`."""
+        record = {
+            ("id" if key == "record_id" else key): value
+            for key, value in row.items()
+            if key not in ("id", "text")
+        }
+        return cls(row["id"], row.get("text", ""), record)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):  # a message
+        yield from _strings(value.get("content"))
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def _mapped(value: Any, function: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return function(value)
+    if isinstance(value, dict):
+        return value | {"content": _mapped(value.get("content"), function)}
+    return [_mapped(item, function) for item in value] if isinstance(value, list) else value
