@@ -202,43 +202,37 @@ class Engine:
         return TokenLogprob(id, raw.decode("utf-8", "replace"), raw, logprob, alternatives)
 
     def _stream(self, prompts: list[list[int]], params: SamplingParams) -> Iterator[list[Delta]]:
-        n, stop_ids = params.n, frozenset(() if params.ignore_eos else self.tokenizer.stop_ids)
-        count = len(prompts) * n
-        rooms = [self.context - len(prompts[index // n]) for index in range(count)]
-        if params.max_tokens is not None:
-            rooms = [params.max_tokens] * count
-        if not count or not max(rooms):
-            yield [Delta(index, "", [], "length") for index in range(count)]
+        each = [prompt for prompt in prompts for _ in range(params.n)]
+        rooms = [
+            self.context - len(prompt) if params.max_tokens is None else params.max_tokens for prompt in each
+        ]
+        if not any(rooms):  # the same number everywhere, or at least 1
+            yield [Delta(index, "", [], "length") for index in range(len(each))]
             return
-        writers = [Writer(self._decoder_after(prompts[index // n]), params.stop) for index in range(count)]
+        stop_ids = frozenset(() if params.ignore_eos else self.tokenizer.stop_ids)
+        writers = [Writer(self._decoder_after(prompt), params.stop) for prompt in each]
         cache = KVCache(len(prompts), capacity=max(map(len, prompts)) + 64, device=self.device)
         logits = self.prefill(prompts, cache)
-        alive = list(range(count))
-        if n > 1:
-            rows = [index // n for index in alive]
+        if params.n > 1:
+            rows = [index // params.n for index in range(len(each))]
             cache.select(rows)
             logits = logits[rows]
-        sampler = Sampler(
-            params, [prompts[i // n] for i in alive], [i % n for i in alive], self.vocab, self.device
-        )
-        made = 0
+        numbers = [index % params.n for index in range(len(each))]
+        sampler = Sampler(params, each, numbers, self.vocab, self.device)
+        alive, made = list(range(len(each))), 0
         while True:
             chosen, reports = self._choose(logits, sampler, params)
             made += 1
-            deltas, going = [], []
-            for row, index in enumerate(alive):
-                last = made >= rooms[index]
-                delta = _advance(writers[index], index, reports[row], chosen[row] in stop_ids, last)
-                if delta.finish_reason is None:
-                    going.append(row)
-                if delta.text or delta.tokens or delta.finish_reason:
-                    deltas.append(delta)
-            yield deltas
+            deltas = [
+                _advance(writers[index], index, report, id in stop_ids, made >= rooms[index])
+                for index, id, report in zip(alive, chosen, reports)
+            ]
+            yield [delta for delta in deltas if delta.text or delta.tokens or delta.finish_reason]
+            going = [row for row, delta in enumerate(deltas) if delta.finish_reason is None]
             if not going:
                 return
             if len(going) < len(alive):
-                alive = [alive[row] for row in going]
-                chosen = [chosen[row] for row in going]
+                alive, chosen = [alive[row] for row in going], [chosen[row] for row in going]
                 cache.select(going)
                 sampler.select(going)
             logits = self.decode(chosen, cache)

@@ -1,0 +1,53 @@
+"""Sampling settings are checked where they are made, and described where they are stored."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from plait.config import build
+from plait.errors import ConfigError
+from plait.infer.params import SamplingParams
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("temperature", -0.1, "temperature=-0.1 is not valid: input should be greater than or equal to 0"),
+        ("temperature", float("nan"), "temperature=nan is not valid"),
+        ("top_p", 0, "top_p=0 is not valid: input should be greater than 0"),
+        ("top_p", 1.5, "top_p=1.5 is not valid: input should be less than or equal to 1"),
+        ("top_k", -1, "top_k=-1 is not valid"),
+        ("min_p", 2, "min_p=2 is not valid"),
+        ("max_tokens", -1, "max_tokens=-1 is not valid"),
+        ("frequency_penalty", 3, "frequency_penalty=3 is not valid"),
+        ("repetition_penalty", 0, "repetition_penalty=0 is not valid"),
+        ("n", 0, "n=0 is not valid"),
+        ("logit_bias", {5: 101}, "=101 is not valid: input should be less than or equal to 100"),
+        ("stop", ["a", ""], "stop: a stop string must not be empty"),
+        ("top_q", 1, "unknown key 'top_q'; did you mean 'top_p'?"),
+    ],
+)
+def test_an_impossible_setting_is_one_clear_line(field, value, message):
+    with pytest.raises(ConfigError) as caught:
+        build(SamplingParams, {field: value}, source="sampling")
+    assert str(caught.value).startswith("sampling: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_stop_string_needs_no_list():
+    assert SamplingParams(stop="END").stop == ("END",)  # type: ignore[arg-type]
+
+
+def test_the_description_holds_what_differs_from_the_defaults():
+    assert SamplingParams().describe() == "temperature:1"
+    params = SamplingParams(temperature=0, max_tokens=9, stop=("\n",))
+    assert params.describe() == "greedy|max_tokens:9|stop:('\\n',)"
+
+
+def test_settings_load_without_torch():
+    code = "import sys, plait.infer.params; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
