@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from inspect import cleandoc
@@ -61,10 +61,12 @@ class Library:
 
     Args:
         roots: directory of each top-level package, or of the standard library under the name "".
+        obscure: modules not to list (with all below them); names are still followed into them.
     """
 
-    def __init__(self, roots: Mapping[str, Path]) -> None:
+    def __init__(self, roots: Mapping[str, Path], obscure: Iterable[str] = ()) -> None:
         self._roots = dict(roots)
+        self._obscure = tuple(f"{name}." for name in obscure)
         self._parsed: dict[str, Module | None] = {}
 
     @cached_property
@@ -88,15 +90,19 @@ class Library:
             self._parsed[name] = read_module(name, path) if path else None
         return self._parsed[name]
 
+    @cached_property
     def public_modules(self) -> list[str]:
         """Names of modules without an underscore in front of any part."""
-        return [name for name in self.files if not any(part.startswith("_") for part in name.split("."))]
+        names = [name for name in self.files if not f"{name}.".startswith(self._obscure)]
+        return [name for name in names if not any(part.startswith("_") for part in name.split("."))]
 
     def attach(self, module: str) -> None:
         """Give the docstrings that `module` attaches to C functions by calls to where those belong."""
         source = self.load(module)
         for dotted, doc in (source.attached if source else {}).items():
             home, _, name = dotted.rpartition(".")
+            if name.startswith("_"):
+                continue
             if owner := self.load(home):
                 owner.definitions.setdefault(name, Definition(home, name, doc))
                 if owner.exports:
@@ -129,7 +135,7 @@ class Library:
         return None
 
     def offered(self, module: str, depth: int = 8) -> list[str]:
-        """Public names of a module: `__all__`, or what it defines; for a package also what its parts give it."""
+        """Public names of a module: `__all__` or what it defines; for a package also what its parts give."""
         source = self.load(module)
         if source is None or depth == 0:
             return []
@@ -147,7 +153,7 @@ class Library:
         """Every documented public function and class under its best public name, sorted by name."""
         best: dict[tuple[str, str], str] = {}
         found: dict[str, Definition] = {}
-        for module in self.public_modules():
+        for module in self.public_modules:
             for name in self.offered(module):
                 definition = self.resolve(module, name)
                 if definition is None:
@@ -177,6 +183,10 @@ def read_module(name: str, path: Path) -> Module | None:
             _read_import(module, node)
         elif isinstance(node, (ast.Assign, ast.AugAssign)):
             _read_assignment(module, node, instances)
+        elif isinstance(node, ast.Delete):
+            for target in node.targets:
+                module.definitions.pop(ast.unparse(target), None)
+                module.bindings.pop(ast.unparse(target), None)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             if ast.unparse(node.value.func) in ("__all__.extend", "__all__.append"):
                 module.exports += _strings(node.value.args[0])
@@ -185,11 +195,11 @@ def read_module(name: str, path: Path) -> Module | None:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Top-level statements, also those under `if` and `try`, but not what only Windows would run."""
+    """Top-level statements, also those under `if` and `try`, but not what only some platforms have."""
     for node in body:
         if isinstance(node, ast.If):
             test = ast.unparse(node.test)
-            if "win32" not in test and "'nt'" not in test and "TYPE_CHECKING" not in test:
+            if not any(sign in test for sign in ("win32", "'nt'", "TYPE_CHECKING", "hasattr(")):
                 yield from _statements(node.body)
             yield from _statements(node.orelse)
         elif isinstance(node, ast.Try):
@@ -207,9 +217,9 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 def _read_definition(module: Module, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
     members: dict[str, str] = {}
     for child in node.body if isinstance(node, ast.ClassDef) else []:
-        if isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)) and not child.name.startswith("_"):
-            if doc := ast.get_docstring(child):
-                members.setdefault(child.name, doc)
+        function = isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef))
+        if function and not child.name.startswith("_") and (doc := ast.get_docstring(child)):
+            members.setdefault(child.name, doc)
     doc = ast.get_docstring(node) or ""
     known = module.definitions.get(node.name)
     if (doc or members) and (known is None or not known.doc):
@@ -242,7 +252,8 @@ def _read_assignment(module: Module, node: ast.Assign | ast.AugAssign, instances
     elif isinstance(value, ast.Name):
         module.bindings.setdefault(target.id, (module.name, value.id))
     elif isinstance(value, ast.Attribute) and isinstance(value.value, ast.Name):
-        if owner := instances.get(value.value.id):  # shuffle = _inst.shuffle, where _inst = Random()
+        owner = instances.get(value.value.id)  # shuffle = _inst.shuffle, where _inst = Random()
+        if owner is not None:
             module.bindings.setdefault(target.id, (module.name, f"{owner}.{value.attr}"))
 
 
