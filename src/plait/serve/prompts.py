@@ -1,0 +1,68 @@
+"""From what was asked to what the engine takes: token ids within the context, and sampling parameters."""
+
+from __future__ import annotations
+
+from plait.errors import ConfigError, PlaitError, PromptError
+from plait.infer.engine import Engine
+from plait.infer.params import SamplingParams
+from plait.serve.problems import ApiError
+from plait.serve.requests import Asked
+
+
+def sampling(asked: Asked, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
+    """The engine's parameters. `max_tokens`: None for the rest of the context."""
+    return SamplingParams(**asked.shared(), max_tokens=max_tokens, logprobs=logprobs)
+
+
+def encode_chat(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
+    """Ids of a chat, ready for the assistant's turn.
+
+    Raises:
+        ApiError: where the model has no chat template, or its template refuses the messages.
+    """
+    if not engine.tokenizer.chat_template:
+        message = "this model has no chat template; use /v1/completions"
+        raise ApiError(message, param="messages", code="unsupported_parameter")
+    try:
+        return engine.tokenizer.encode_chat(messages, add_generation_prompt=True)[0]
+    except PlaitError as error:
+        raise ApiError(str(error), param="messages", code="invalid_value") from None
+
+
+def encode_prompts(engine: Engine, given: list[str | list[int]]) -> list[list[int]]:
+    """Ids of each prompt; an empty text starts where documents start.
+
+    Raises:
+        ApiError: for ids outside the vocabulary, or an empty text where nothing begins a document.
+    """
+    size = engine.tokenizer.vocab_size
+    for item in given:
+        wrong = next((token for token in item if isinstance(token, int) and not 0 <= token < size), None)
+        if wrong is not None:
+            message = f"prompt: there is no token {wrong} in the vocabulary of {size}"
+            raise ApiError(message, param="prompt", code="invalid_value")
+    try:
+        return [engine.encode(item) if isinstance(item, str) else item for item in given]
+    except PromptError as error:
+        raise ApiError(str(error), param="prompt", code="invalid_value") from None
+
+
+def check_prompts(
+    engine: Engine, prompts: list[list[int]], params: SamplingParams, *, most: int, param: str
+) -> None:
+    """Refuse what does not fit the context, or asks for more than `most` answers at once.
+
+    `param`: the field to name.
+    """
+    if len(prompts) * params.n > most:
+        message = (
+            f"{len(prompts)} prompts times n={params.n} is more than {most} answers at once; ask for fewer"
+        )
+        raise ApiError(message, param="n" if params.n > 1 else param, code="invalid_value")
+    for ids in prompts:
+        try:
+            engine.check(ids, params)
+        except PromptError as error:
+            raise ApiError(str(error), param=param, code="context_length_exceeded") from None
+        except ConfigError as error:
+            raise ApiError(str(error), param="logit_bias", code="invalid_value") from None

@@ -1,0 +1,70 @@
+// What is known about the model: its size, its context, its scores, and that it may be wrong.
+
+import { el } from "./dom.js";
+import { amount, currentLanguage, decimals, percent, t, words } from "./i18n.js";
+
+const SHARES = ["accuracy", "token_accuracy", "exact_match"];
+
+export function factsNode(model) {
+  const { parameters, context, vocabulary, scores = [] } = model.plait ?? {};
+  const rows = [
+    parameters && ["parameters", () => amount(parameters)],
+    context && ["context", () => t("tokens", { count: amount(context) })],
+    vocabulary && ["vocabulary", () => t("tokens", { count: amount(vocabulary) })],
+  ].filter(Boolean);
+  const list = el("dl", {}, ...rows.flatMap(([key, value]) => [words(key, {}, "dt"), live(value, "dd")]));
+  return el(
+    "div",
+    { class: "facts" },
+    el("p", { class: "model-name" }, model.id),
+    list,
+    scores.length ? words("scores", {}, "h3") : null,
+    scores.length ? el("dl", { class: "scores" }, ...scores.slice(0, 8).flatMap(score)) : null,
+    words("careful", {}, "p", { class: "careful" }),
+  );
+}
+
+function score(result) {
+  const { task, metric, value, interval, n } = result;
+  if (typeof value !== "number") return [];
+  const name = () => {
+    const known = t(`metric_${metric}`);
+    return known === `metric_${metric}` ? [task, metric].filter(Boolean).join(" · ") : known;
+  };
+  const shown = () => (SHARES.includes(metric) && value <= 1 ? percent(value) : decimals(value));
+  const range = Array.isArray(interval) && interval.every((end) => typeof end === "number");
+  const between = range ? interval.map((end) => decimals(end)).join(" – ") : null;
+  const detail = [between, n ? () => t("samples", { n: amount(n) }) : null].filter(Boolean);
+  const notes = detail.map((part) => live(typeof part === "function" ? part : () => part, "small"));
+  return [live(name, "dt"), el("dd", {}, live(shown, "span"), ...notes)];
+}
+
+// A node whose text is computed anew when the language changes.
+function live(text, tag) {
+  return words("same", { text }, tag, {});
+}
+
+// Example prompts of a tab: from the server, or general ones.
+export function suggestions(model, kind) {
+  const given = model.plait?.suggestions ?? [];
+  const own = Array.isArray(given) ? (kind === "chat" ? given : []) : (given[kind] ?? []);
+  const texts = own.filter((text) => typeof text === "string" && text);
+  return texts.length ? texts : t(`${kind}_suggestions`).split("|");
+}
+
+export function chips(model, kind, use) {
+  const node = el("div", { class: "chips" });
+  let shown = null;
+  const fill = () => {
+    const language = currentLanguage();
+    if (shown === language) return;
+    shown = language;
+    const buttons = suggestions(model, kind).slice(0, 6).map((text) =>
+      el("button", { type: "button", class: "chip", onclick: () => use(text) }, text),
+    );
+    node.replaceChildren(words("try", {}, "span", { class: "chips-label" }), ...buttons);
+  };
+  fill();
+  document.addEventListener("language", fill);
+  return node;
+}
