@@ -16,6 +16,8 @@ from plait.text.document import Document
 
 # letters, digits, white space and the punctuation of running text are no symbols
 SYMBOL = re.compile(r"[^\w\s.,;:!?'\"()\-，。、；：！？「」『』“”‘’（）《》…—]|_")
+HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+KANA_OR_HANGUL = re.compile("[\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9f\u1100-\u11ff\uac00-\ud7af]")
 BLOCK = 5000  # characters judged at once: in longer stretches even good prose repeats itself
 GRAM = 10
 
@@ -82,10 +84,18 @@ def language(text: str, languages: tuple[str, ...], least: float) -> str | None:
 
 
 def language_of(text: str) -> tuple[str, float]:
-    """The likeliest language of the first 500 characters and its score in [0, 1]; `("und", 0)` if none."""
+    """The likeliest language of the first 500 characters and its score in [0, 1]; `("und", 0)` if none.
+
+    Text mostly in Han characters and without kana or hangul is `zh`: the model takes Classical Chinese for
+    Japanese, and names Wu or Cantonese where there is no telling.
+    """
     sample = " ".join(text[:500].split())
-    if not sample:
+    han = len(HAN.findall(sample))
+    letters = sum(map(str.isalpha, sample))
+    if not letters:
         return "und", 0.0
+    if 2 * han > letters and not KANA_OR_HANGUL.search(sample):
+        return "zh", han / letters
     results: list[dict[str, Any]] = _detector().detect(sample, model="lite", k=1)
     return (results[0]["lang"], results[0]["score"]) if results else ("und", 0.0)
 
