@@ -19,7 +19,8 @@ def rope_frequencies(config: ModelConfig) -> tuple[Tensor, float]:
     Su et al. 2021, section 3.2.2: frequency i is `theta ** (-2i / head_dim)`. The factor is 1 except for
     YaRN (Peng et al. 2023, eq. 22).
     """
-    index = torch.arange(0, config.head_dim, 2, dtype=torch.float64) / config.head_dim
+    # computed on the CPU even while a model is built without memory (on meta)
+    index = torch.arange(0, config.head_dim, 2, dtype=torch.float64, device="cpu") / config.head_dim
     scaling = config.rope_scaling
     if scaling is None:
         return config.rope_theta**-index, 1.0
@@ -50,7 +51,7 @@ def _yarn(frequencies: Tensor, scaling: RopeScaling, config: ModelConfig) -> Ten
 
     low = max(math.floor(pair_at(scaling.beta_fast)), 0)
     high = min(math.ceil(pair_at(scaling.beta_slow)), config.head_dim - 1)
-    ramp = (torch.arange(len(frequencies), dtype=torch.float64) - low) / max(high - low, 0.001)
+    ramp = (torch.arange(len(frequencies), dtype=torch.float64, device="cpu") - low) / max(high - low, 0.001)
     interpolate = ramp.clamp(0, 1)
     return frequencies * (1 - interpolate) + frequencies / scaling.factor * interpolate
 

@@ -1,0 +1,112 @@
+"""Directories and small files that are whole or absent, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from plait.errors import TrainingError
+from plait.log import bytes_text
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def new_directory(target: Path, needed: int = 0, note: str = "") -> Iterator[Path]:
+    """Yield a temporary directory beside `target` that takes its place when the block ends without an error.
+
+    Every file in it reaches the disk before the rename; what stood at `target` goes only after it.
+
+    Args:
+        target: the final directory.
+        needed: bytes about to be written, compared with the free space first.
+        note: what the error of a full disk adds, such as the last good checkpoint.
+
+    Raises:
+        TrainingError: when the disk is full, with bytes needed and free; nothing is left behind.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.parent / f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        _check_space(target, needed, note)
+        draft.mkdir()
+        yield draft
+        sync_tree(draft)
+        if target.exists():
+            old = target.parent / f".old-{draft.name[5:]}"
+            target.rename(old)
+            draft.rename(target)
+            shutil.rmtree(old)
+        else:
+            draft.rename(target)
+        sync(target.parent)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        shutil.rmtree(draft, ignore_errors=True)  # first, so that the free space named is what there is
+        raise _no_space(target, needed, note) from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _check_space(target: Path, needed: int, note: str) -> None:
+    if needed > shutil.disk_usage(target.parent).free:
+        raise _no_space(target, needed, note)
+
+
+def _no_space(target: Path, needed: int, note: str) -> TrainingError:
+    free = shutil.disk_usage(target.parent).free
+    amount = f"{bytes_text(needed)} are needed, {bytes_text(free)} are free"
+    return TrainingError(f"no disk space for {target}: {amount}; free some or write to another disk{note}")
+
+
+def remove(path: Path) -> None:
+    """Delete a directory so that no half of it is ever seen under its name."""
+    doomed = path.parent / f".old-{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def sweep(parent: Path) -> None:
+    """Delete what killed processes left in `parent`; only for its one writer."""
+    for pattern in (".tmp-*", ".old-*"):
+        for leftover in parent.glob(pattern):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole or not at all."""
+    draft = path.parent / f".tmp-{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        draft.write_text(text, encoding="utf-8")
+        sync(draft)
+        draft.replace(path)
+        sync(path.parent)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def sync_tree(directory: Path) -> None:
+    """Bring every file and directory below, and the directory itself, to the disk."""
+    for path in sorted(directory.rglob("*")):
+        sync(path)
+    sync(directory)
+
+
+def sync(path: Path) -> None:
+    """Bring one file or directory to the disk."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows cannot open a directory, and its renames are journalled
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,289 @@
+"""The model directory: a Hugging Face directory, written whole or not at all, read from anyone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from plait.checkpoint.atomic import new_directory
+from plait.checkpoint.families import choose_family, from_hf_config, nearest_family, to_hf_config
+from plait.checkpoint.names import BUFFERS, PREFIXES, Link, export, links, to_ours, to_theirs
+from plait.checkpoint.resolve import resolve, verify_weights
+from plait.checkpoint.tensors import (
+    FLOATS,
+    MAX_SHARD,
+    TensorFiles,
+    damaged,
+    open_tensors,
+    stored_bytes,
+    write_shards,
+)
+from plait.errors import ModelError
+from plait.log import say
+from plait.nn.config import ModelConfig
+from plait.nn.decoder import Decoder
+from plait.text.tokenizer import Tokenizer
+
+MISMATCH = "config.json and weights do not belong together"
+SLACK = 16 * 1024**2  # bytes beside the weights: tokenizer, index, card
+
+
+def save_model(
+    directory: str | Path,
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    tokenizer: Tokenizer | None,
+    *,
+    save_dtype: str = "float32",
+    card: str = "",
+    generation: Mapping[str, Any] | None = None,
+    max_shard: int = MAX_SHARD,
+) -> Path:
+    """Write a model directory that plait, `transformers` and vLLM open; it is complete or not there.
+
+    Args:
+        directory: replaced when it already is a model directory.
+        weights: tensors under plait's names; a tied `lm_head.weight` may be there or not.
+        config: with `vocab` set.
+        tokenizer: None leaves its files out.
+        save_dtype: float64, float32, bfloat16 or float16, of every tensor.
+        card: text of README.md; a short one is made when empty.
+        generation: settings of generation_config.json, added to the special tokens.
+        max_shard: bytes of one weight file.
+
+    Raises:
+        ModelError: when the directory holds something that is not a model.
+        TrainingError: when the disk is full.
+    """
+    target = Path(directory)
+    if target.exists() and not (target / "config.json").is_file() and not _empty(target):
+        raise ModelError(f"{target} exists and is not a model directory; choose another name")
+    with new_directory(target, stored_bytes(weights, as_dtype(save_dtype)) + SLACK) as draft:
+        write_model(
+            draft, weights, config, tokenizer,
+            save_dtype=save_dtype, card=card, generation=generation, max_shard=max_shard,
+        )  # fmt: skip
+    return target
+
+
+def save(model: Decoder, tokenizer: Tokenizer | None, directory: str | Path, **options: Any) -> Path:
+    """Save a model in its own dtype; `options` as in `save_model`."""
+    weights = dict(model.named_parameters())
+    dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
+    return save_model(directory, weights, model.config, tokenizer, **{"save_dtype": dtype, **options})
+
+
+def write_model(
+    directory: Path,
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    tokenizer: Tokenizer | None,
+    *,
+    save_dtype: str = "float32",
+    card: str = "",
+    generation: Mapping[str, Any] | None = None,
+    max_shard: int = MAX_SHARD,
+) -> None:
+    """Write the files of a model directory into an existing one; arguments as in `save_model`."""
+    family = announced_family(config)
+    own = {name: weights[name] for name in parameter_shapes(config)}
+    write_shards(directory, "model", export(family, config, own), as_dtype(save_dtype), max_shard)
+    ids: dict[str, int | None] = {}
+    if tokenizer is not None:
+        ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
+        tokenizer.save(directory, context=config.context)
+    _write_json(directory / "config.json", to_hf_config(config, dtype=save_dtype, **ids))
+    tokens = {f"{name[:-3]}_token_id": value for name, value in ids.items() if value is not None}
+    _write_json(directory / "generation_config.json", tokens | dict(generation or {}))
+    readme = card or _short_card(config, family, sum(tensor.numel() for tensor in own.values()))
+    (directory / "README.md").write_text(readme, encoding="utf-8")
+
+
+def load(model: str | Path) -> tuple[Decoder, Tokenizer]:
+    """Open a model: the stored dtype, on the CPU, in eval mode.
+
+    Args:
+        model: a model directory of plait or of a known Hugging Face family, a step directory or a run
+            directory; `RUN:best` and `RUN:average` too.
+
+    Raises:
+        ModelError: naming the file, tensor or setting that is missing, damaged or not expressible.
+    """
+    directory = resolve(model)
+    decoder, tokenizer = load_model(directory), Tokenizer.load(directory)
+    if tokenizer.vocab_size > decoder.config.vocab:
+        raise ModelError(
+            f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
+            f"{decoder.config.vocab}; restore the tokenizer the model was trained with"
+        )
+    return decoder, tokenizer
+
+
+def load_model(model: str | Path) -> Decoder:
+    """`load` without the tokenizer."""
+    directory = resolve(model)
+    verify_weights(directory)
+    return read_model(directory)
+
+
+def read_model(directory: Path) -> Decoder:
+    """`load_model` of a model directory whose files need no comparing with recorded hashes."""
+    config, family = read_config(directory)
+    with open_tensors(directory, "model") as files:
+        decoder = empty_decoder(config, _widest(files))
+        parameters = {name: parameter.data for name, parameter in decoder.named_parameters()}
+        _read_into(parameters, files, directory, config, family)
+    decoder.tie()
+    return decoder.eval()
+
+
+def load_weights(model: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Configuration and weights under plait's names; a tied head is not among them."""
+    return weights_of(load_model(model))
+
+
+def weights_of(decoder: Decoder) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """A decoder's configuration and parameters; tied ones once."""
+    return decoder.config, {name: parameter.data for name, parameter in decoder.named_parameters()}
+
+
+def read_config(directory: Path) -> tuple[ModelConfig, str]:
+    """The configuration and family of a model directory.
+
+    Raises:
+        ModelError: where config.json is missing, damaged, or says what plait cannot do.
+    """
+    path = directory / "config.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path} is missing; give a model directory") from None
+    except ValueError as error:
+        raise damaged(path, error) from None
+    if not isinstance(values, dict):
+        raise damaged(path, "not a JSON object")
+    try:
+        return from_hf_config(values)
+    except ModelError as error:
+        raise ModelError(f"{directory}: {error}") from None
+
+
+def empty_decoder(config: ModelConfig, dtype: torch.dtype) -> Decoder:
+    """A decoder whose parameters have memory but no values yet."""
+    with torch.device("meta"):
+        decoder = Decoder(config).to(dtype)
+    buffers = dict(decoder.named_buffers())
+    decoder.to_empty(device="cpu")
+    for name, buffer in decoder.named_buffers():
+        assert buffers[name].is_meta
+        buffer.zero_()  # counters of the routers
+    decoder.tie()
+    return decoder
+
+
+def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
+    """Name and shape of every parameter; tied ones once."""
+    with torch.device("meta"):
+        return {name: parameter.shape for name, parameter in Decoder(config).named_parameters()}
+
+
+def as_dtype(name: str) -> torch.dtype:
+    """`"bfloat16"` → `torch.bfloat16`."""
+    return getattr(torch, name)
+
+
+def announced_family(config: ModelConfig) -> str:
+    """`choose_family`, telling once why a model will not open elsewhere."""
+    family = choose_family(config)
+    if family == "plait":
+        near, fields = nearest_family(config)
+        _say_once(
+            f"saved as model_type plait, which plait opens and transformers does not: no Hugging Face family "
+            f"has this configuration (nearest: {near}, but for {', '.join(fields)})"
+        )
+    return family
+
+
+@cache
+def _say_once(message: str) -> None:
+    say(message)
+
+
+def _read_into(
+    parameters: Mapping[str, Tensor], files: TensorFiles, directory: Path, config: ModelConfig, family: str
+) -> None:
+    prefix = PREFIXES.get(family, "")
+    bare = bool(prefix) and not any(name.startswith(prefix) for name in files.file_of)
+    table = links(family, config, parameters)
+    known = {name.removeprefix(prefix) if bare else name: link for link in table for name in link.theirs}
+    _check_names(known.keys(), files, directory, config, prefix if not bare else "")
+    for link in table:
+        names = [name.removeprefix(prefix) if bare else name for name in link.theirs]
+        mine = [parameters[name] for name in link.ours]
+        _check_shapes(link, names, mine, files)
+        for into, value in zip(mine, to_ours(link, [files.view(n) for n in names], [len(t) for t in mine])):
+            into.copy_(value)
+
+
+def _check_names(
+    expected: Any, files: TensorFiles, directory: Path, config: ModelConfig, prefix: str
+) -> None:
+    missing = sorted(set(expected) - files.file_of.keys())
+    if missing:
+        raise ModelError(f"{directory} lacks {_some(missing)}; {MISMATCH}")
+    extra = sorted(name for name in files.file_of.keys() - set(expected) if not name.endswith(BUFFERS))
+    head = "lm_head.weight"
+    if config.tied and head in extra:  # some write the tied weight twice
+        embedding = next(name for name in expected if name.endswith(("embed_tokens.weight", "wte.weight")))
+        if torch.equal(files.view(head), files.view(embedding)):
+            extra.remove(head)
+    if extra:
+        raise ModelError(f"{directory} holds {_some(extra)}, which this model does not have; {MISMATCH}")
+
+
+def _check_shapes(link: Link, names: list[str], mine: list[Tensor], files: TensorFiles) -> None:
+    expected = to_theirs(link, [tensor.to("meta") for tensor in mine])
+    for name, tensor in zip(names, expected, strict=True):
+        if files.kind(name) not in FLOATS:
+            raise ModelError(f"{files.file_of[name]}: {name} is {files.kind(name)}, not floating point")
+        if files.shape(name) != tuple(tensor.shape):
+            raise ModelError(
+                f"{files.file_of[name]}: {name} has shape {list(files.shape(name))}, config.json asks for "
+                f"{list(tensor.shape)}; {MISMATCH}"
+            )
+
+
+def _widest(files: TensorFiles) -> torch.dtype:
+    kinds = {FLOATS[kind] for kind in map(files.kind, files.file_of) if kind in FLOATS}
+    result = kinds.pop() if kinds else torch.float32
+    for kind in kinds:
+        result = torch.promote_types(result, kind)
+    return result
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
+
+
+def _empty(directory: Path) -> bool:
+    return directory.is_dir() and not any(directory.iterdir())
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _short_card(config: ModelConfig, family: str, parameters: int) -> str:
+    library = "plait" if family == "plait" else "transformers"
+    return (
+        f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [plait]\n---\n\n"
+        f"A decoder of {parameters:,} parameters ({config.layers} layers, width {config.width}, context "
+        f"{config.context}), trained with plait.\n\n```python\nimport plait\n\n"
+        'model, tokenizer = plait.load(".")\n```\n'
+    )

@@ -1,0 +1,240 @@
+"""Checkpoints of a run: a model directory plus `state/`, complete or invisible, and the run's lock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import plait
+from plait.checkpoint import atomic
+from plait.checkpoint.directory import SLACK, as_dtype, read_model, weights_of, write_model
+from plait.checkpoint.resolve import (
+    AVERAGE,
+    CHECKPOINTS,
+    STATE,
+    best,
+    canonical,
+    newest,
+    step_directories,
+    verify,
+)
+from plait.checkpoint.tensors import MAX_SHARD, open_tensors, stored_bytes, write_shards
+from plait.errors import BusyError, ModelError, PlaitError
+from plait.nn.config import ModelConfig
+from plait.text.tokenizer import Tokenizer
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class Checkpoint:
+    """What a run needs to go on.
+
+    Attributes:
+        path: the step directory.
+        step: optimizer steps done.
+        weights: under plait's names, as they were trained (a tied head is not among them).
+        optim: optimizer tensors by parameter name, such as `{"norm.weight": {"exp_avg": ...}}`.
+        average: averaged weights, where the run keeps them.
+        state: what the caller had given, from JSON.
+        versions: of plait, torch and Python when it was written.
+    """
+
+    path: Path
+    step: int
+    config: ModelConfig
+    weights: Tensors
+    optim: dict[str, Tensors]
+    average: Tensors | None
+    state: dict[str, Any]
+    versions: dict[str, str]
+
+
+def save_checkpoint(
+    run_dir: str | Path,
+    step: int,
+    *,
+    weights: Mapping[str, Tensor],
+    config: ModelConfig,
+    tokenizer: Tokenizer | None,
+    optim: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    average: Mapping[str, Tensor] | None = None,
+    save_dtype: str = "float32",
+    card: str = "",
+    generation: Mapping[str, Any] | None = None,
+    max_shard: int = MAX_SHARD,
+) -> Path:
+    """Write `checkpoints/step-NNNNNN` and point `checkpoints/last` to it. The caller holds the run's lock.
+
+    Weights that `save_dtype` would round are kept unrounded in `state/` too, so that resuming is exact.
+
+    Args:
+        run_dir: the run directory.
+        step: optimizer steps done.
+        weights: under plait's names.
+        config: with `vocab` set.
+        tokenizer: None leaves its files out.
+        optim: optimizer tensors by parameter name.
+        state: anything JSON can hold; `val_loss`, where it is known, decides which checkpoint is best.
+        average: averaged weights, written as a model directory `average/` of their own.
+        save_dtype, card, generation, max_shard: as in `save_model`.
+
+    Raises:
+        TrainingError: when the disk is full; earlier checkpoints are as they were.
+    """
+    checkpoints = Path(run_dir, CHECKPOINTS)
+    atomic.sweep(checkpoints)
+    dtype = as_dtype(save_dtype)
+    exact = {"weights": weights, "average": average or {}}
+    exact = {stem: tensors for stem, tensors in exact.items() if _rounds(tensors, dtype)}
+    extra = {"optim": flatten(optim), **exact}
+    needed = SLACK + stored_bytes(weights, dtype) + stored_bytes(average or {}, dtype)
+    needed += sum(map(stored_bytes, extra.values()))
+    earlier = newest(run_dir)
+    note = f"; the last good checkpoint is {earlier}" if earlier else "; nothing is saved yet"
+    target = checkpoints / f"step-{step:06}"
+    with atomic.new_directory(target, needed, note) as draft:
+        options: dict[str, Any] = {"save_dtype": save_dtype, "generation": generation, "max_shard": max_shard}
+        write_model(draft, weights, config, tokenizer, card=card, **options)
+        if average is not None:
+            (draft / AVERAGE).mkdir()
+            write_model(draft / AVERAGE, average, config, tokenizer, card=card, **options)
+        (draft / STATE).parent.mkdir()
+        for stem, tensors in extra.items():
+            write_shards(draft / "state", stem, tensors, max_shard=max_shard)
+        _write_state(draft, step, state)
+    atomic.write_text(checkpoints / "last", target.name)
+    return target
+
+
+def _write_state(draft: Path, step: int, state: Mapping[str, Any]) -> None:
+    paths = sorted(path for path in draft.rglob("*") if path.is_file())
+    body = {
+        "step": step,
+        "val_loss": state.get("val_loss"),
+        "versions": versions(),
+        "files": {path.relative_to(draft).as_posix(): _entry(path) for path in paths},
+        "state": dict(state),
+    }
+    body = json.loads(json.dumps(body))  # as it will be read: tuples are lists, keys are strings
+    body["sha256"] = hashlib.sha256(canonical(body)).hexdigest()
+    (draft / STATE).write_text(json.dumps(body, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide whether a resumed run can be equal to the last bit."""
+    return {"plait": plait.__version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read a step directory, every file checked against its hash; only safetensors and JSON are read.
+
+    Raises:
+        ModelError: naming the file that is damaged or missing, and the last good checkpoint.
+    """
+    path = Path(path)
+    if not (path / STATE).is_file():
+        raise ModelError(f"{path} is not a checkpoint of a run: it has no {STATE}")
+    body = verify(path)
+    config, weights = weights_of(read_model(path))
+    average = weights_of(read_model(path / AVERAGE))[1] if (path / AVERAGE).is_dir() else None
+    return Checkpoint(
+        path=path,
+        step=body["step"],
+        config=config,
+        weights=_exact(path, "weights") or weights,
+        optim=unflatten(_exact(path, "optim")),
+        average=average and (_exact(path, "average") or average),
+        state=body["state"],
+        versions=body["versions"],
+    )
+
+
+def _exact(path: Path, stem: str) -> Tensors:
+    if not any((path / "state").glob(f"{stem}*.safetensors")):
+        return {}
+    with open_tensors(path / "state", stem) as files:
+        return files.copies()
+
+
+def _rounds(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> bool:
+    return any(torch.promote_types(tensor.dtype, dtype) != dtype for tensor in tensors.values())
+
+
+def flatten(optim: Mapping[str, Mapping[str, Tensor]]) -> Tensors:
+    """`{"norm.weight": {"exp_avg": t}}` → `{"norm.weight/exp_avg": t}`."""
+    return {f"{name}/{key}": tensor for name, slots in optim.items() for key, tensor in slots.items()}
+
+
+def unflatten(tensors: Mapping[str, Tensor]) -> dict[str, Tensors]:
+    """The inverse of `flatten`."""
+    optim: dict[str, Tensors] = {}
+    for path, tensor in tensors.items():
+        name, _, key = path.rpartition("/")
+        optim.setdefault(name, {})[key] = tensor
+    return optim
+
+
+def prune(run_dir: str | Path, keep_last: int, keep_best: bool = True) -> list[Path]:
+    """Delete all checkpoints but the newest `keep_last` (0: all stay) and the best; returns the deleted."""
+    steps = step_directories(run_dir)
+    keep = set(steps[-keep_last:])
+    if keep_best and keep_last and (champion := best(run_dir)):
+        keep.add(champion)
+    doomed = [path for path in steps if path not in keep]
+    for path in doomed:
+        atomic.remove(path)
+    return doomed
+
+
+def disk_use(run_dir: str | Path) -> int:
+    """Bytes that a run's checkpoints take."""
+    return sum(path.stat().st_size for path in Path(run_dir, CHECKPOINTS).rglob("*") if path.is_file())
+
+
+@contextmanager
+def lock(run_dir: str | Path) -> Iterator[None]:
+    """Hold a run for this process alone; the operating system lets go of it when the process dies.
+
+    Raises:
+        BusyError: when another process, which is named, holds it.
+    """
+    try:
+        import fcntl
+    except ModuleNotFoundError:
+        raise PlaitError("runs need the file locks of Linux or macOS; on Windows use WSL") from None
+
+    path = Path(run_dir, ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(32).strip() or "unknown"
+            raise BusyError(
+                f"{run_dir} is in use by process {holder}; wait for it, stop it, or set another `out`"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
