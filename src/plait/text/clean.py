@@ -14,7 +14,7 @@ from functools import cache, lru_cache
 from plait.errors import ConfigError, did_you_mean, need
 
 # every character that can take part in mojibake; East Asian text and punctuation lie outside
-SUSPECT = re.compile("[\x80-\u2fff\ufb00-\ufdff\ufffd]")
+SUSPECT = re.compile("[\x80-\u2fff\ue000-\uf8ff\ufb00-\ufdff\ufffd]")
 LINE_ENDS = re.compile("\r\n?|[\x0b\x0c\x85\u2028\u2029]")
 # controls, marks of direction and invisible separators; joiners (U+200C, U+200D) shape emoji and scripts
 CONTROLS = re.compile(

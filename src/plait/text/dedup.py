@@ -12,6 +12,7 @@ import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 
@@ -49,20 +50,18 @@ def dedup(
     """
     stream = iter(documents)
     seen: dict[bytes, str] = {}
-    near = NearDuplicates(threshold) if threshold is not None else None
-    while batch := list(islice(stream, BATCH)):
-        digests = [_digest(document) for document in batch]
-        sketches = near.sketches(batch) if near is not None else [None] * len(batch)
-        for document, digest, mine in zip(batch, digests, sketches):
-            if (first := seen.get(digest)) is not None:
-                yield document, Duplicate("exact_duplicate", first, 1.0)
-                continue
-            found = None
-            if near is not None and mine is not None:
-                found = near.check(mine)
-            if found is None:
-                seen[digest] = document.id
-            yield document, found
+    with closing(NearDuplicates(threshold or 1.0)) as near:
+        while batch := list(islice(stream, BATCH)):
+            sketches = near.sketches(batch) if threshold is not None else [None] * len(batch)
+            for document, mine in zip(batch, sketches):
+                digest = _digest(document)
+                if (first := seen.get(digest)) is not None:
+                    yield document, Duplicate("exact_duplicate", first, 1.0)
+                    continue
+                found = near.check(mine) if mine is not None else None
+                if found is None:
+                    seen[digest] = document.id
+                yield document, found
 
 
 def _digest(document: Document) -> bytes:
@@ -86,15 +85,19 @@ def normal(text: str) -> str:
 
 
 class NearDuplicates:
-    """Kept texts, found again by their sketches."""
+    """Kept texts, found again by their sketches. `close()` it, as it holds a temporary file."""
 
     def __init__(self, threshold: float) -> None:
         self.threshold = threshold
         self._ids: list[str] = []
         self._sketches = np.empty((1024, SLOTS), np.uint32)
         self._bands: dict[int, int | list[int]] = {}
-        self._texts = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 (lives as long as the index)
+        self._texts = tempfile.SpooledTemporaryFile(SPOOL)  # noqa: SIM115 (closed by close)
         self._offsets = [0]
+
+    def close(self) -> None:
+        """Give back the temporary file."""
+        self._texts.close()
 
     @staticmethod
     def sketches(documents: Sequence[Document]) -> list[Sketched | None]:

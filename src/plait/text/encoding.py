@@ -62,7 +62,7 @@ def lines_of(pieces: Iterable[str]) -> Iterator[str]:
             yield rest.removesuffix("\r")
             rest = line
     if rest:
-        yield rest
+        yield rest.removesuffix("\r")
 
 
 def _binary(name: str, chunk: bytes, offset: int) -> str:
