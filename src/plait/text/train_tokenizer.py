@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import Counter
@@ -75,9 +76,7 @@ def train(
     first = next(chunks, None)
     if first is None:
         raise InputError("there is no text to learn a tokenizer from; give files that are not empty")
-    with progress("tokenizer: characters read") as bar:
-        counted = _counted(chain([first], chunks), bar.advance)
-        backend = _learn(config, counted)
+    backend = _learn(config, _counted(chain([first], chunks)))
     if style == "words":
         return Tokenizer(backend.to_str(), own_settings(UNKNOWN_TOKEN))
     return Tokenizer(backend.to_str())
@@ -99,7 +98,21 @@ def _byte_level(chunks: Iterator[str], config: TokenizerConfig) -> Backend:
     backend.decoder = decoders.ByteLevel()
     backend.train_from_iterator(chunks, byte_level_trainer(config))
     _check_size(backend.get_vocab_size(), config.vocab_size or 0)
-    return backend
+    return backend if config.kind == "bpe" else _reproducible(backend)
+
+
+def _reproducible(backend: Backend) -> Backend:
+    """Take out of a unigram vocabulary what differs from run to run: the last digits of scores, and the
+    order and scores of bytes that the text lacks (the library gives them steps above the lowest score)."""
+    definition = json.loads(backend.to_str())
+    vocab = definition["model"]["vocab"]
+    special, learned = vocab[: len(SPECIAL_TOKENS)], vocab[len(SPECIAL_TOKENS) :]
+    lowest = min(score for _, score in learned)
+    alphabet = byte_alphabet()
+    spare = {token for token, score in learned if token in alphabet and score < lowest + 0.03}
+    settled = [(token, round(lowest if token in spare else score, 6)) for token, score in learned]
+    definition["model"]["vocab"] = special + sorted(settled, key=lambda piece: (-piece[1], piece[0]))
+    return Backend.from_str(json.dumps(definition))
 
 
 def byte_level_words() -> pre_tokenizers.PreTokenizer:
@@ -208,6 +221,7 @@ def _check_size(found: int, wanted: int) -> None:
 def _chunks(texts: Iterable[str]) -> Iterator[str]:
     """The texts, long ones cut at line starts, where a cut changes nothing in what is counted."""
     for text in texts:
+        _check_unicode(text)
         start = 0
         while len(text) - start > CHUNK:
             cut = _LINE_START.search(text, start + CHUNK)
@@ -219,7 +233,21 @@ def _chunks(texts: Iterable[str]) -> Iterator[str]:
             yield text[start:] if start else text
 
 
-def _counted(chunks: Iterable[str], advance) -> Iterator[str]:
-    for chunk in chunks:
-        yield chunk
-        advance(len(chunk))
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        before = text[max(error.start - 20, 0) : error.start]
+        raise InputError(
+            f"a text must be valid Unicode: a lone surrogate stands after {before!r}; remove it"
+        ) from None
+
+
+def _counted(chunks: Iterable[str]) -> Iterator[str]:
+    if sys.stderr.isatty():  # there the library draws bars of its own
+        yield from chunks
+        return
+    with progress("tokenizer: million characters read") as bar:
+        for chunk in chunks:
+            yield chunk
+            bar.advance(len(chunk) / 1e6)
