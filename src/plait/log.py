@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
+from rich.text import Text
 
 T = TypeVar("T")
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
@@ -35,14 +36,17 @@ def warn(message: str) -> None:
     console().print(f"warning: {message}", style="yellow", markup=False)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; the first column is left-aligned, the rest right-aligned."""
-    result = Table(title=title, title_justify="left", title_style="bold")
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, stdout: bool = False
+) -> None:
+    """Print a table; the first column is left-aligned, the rest right-aligned. `stdout`: it is the result."""
+    result = Table(title=Text(title), title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
         result.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
-        result.add_row(*(str(cell) for cell in row))
-    console().print(result)
+        result.add_row(*(Text(str(cell)) for cell in row))  # as it is: cells may hold [brackets]
+    screen = Console(highlight=False) if stdout else console()
+    screen.print(result)
 
 
 class Progress:
@@ -53,6 +57,11 @@ class Progress:
         self._bar = bar
         self._task = bar.add_task(label, total=total, note="") if bar else None
         self._start = self._last = time.monotonic()
+
+    @property
+    def plain(self) -> bool:
+        """Whether progress is plain lines, as without a terminal."""
+        return self._bar is None
 
     def update(self, done: float, note: str = "") -> None:
         """Set the amount of work done so far and a short note such as `loss 2.31`."""

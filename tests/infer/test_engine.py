@@ -174,7 +174,7 @@ def test_damaged_weights_are_named(make_engine):
 
 def test_ids_without_a_token_are_never_written(make_engine):
     wide = make_engine(vocab=300)
-    bias = {token: -100.0 for token in range(5, 261)}
+    bias = dict.fromkeys(range(5, 261), -100.0)
     done = wide.generate([[0]], SamplingParams(max_tokens=40, seed=1, logit_bias=bias, ignore_eos=True))[0]
     assert set(done.tokens) <= set(range(5))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,9 +51,9 @@ class Engine:
         if not isinstance(model, Decoder):
             from plait.checkpoint.directory import load
 
-            path = str(model)
-            self.name = Path(path.split(":", maxsplit=1)[0] or ".").resolve().name
-            decoder, loaded = load(path)
+            decoder, loaded = load(model)
+            path = Path(model) if Path(model).exists() else Path(str(model).rpartition(":")[0])
+            self.name = path.resolve().name
             tokenizer = tokenizer or loaded
             device = device or "cpu"
         else:
@@ -78,13 +78,16 @@ class Engine:
         ids = self.tokenizer.encode_prompt(text)
         if ids:
             return ids
-        start = self.tokenizer.bos_id if self.tokenizer.bos_id is not None else self.tokenizer.eos_id
+        start = begin_id(self.tokenizer)
         if start is None:
             raise PromptError("the prompt is empty and this tokenizer has no token that begins a text")
         return [start]
 
-    def check(self, prompt: Sequence[int], params: SamplingParams) -> None:
+    def check(self, prompt: Sequence[int], params: SamplingParams, *, clip: bool = False) -> None:
         """Refuse what cannot be computed.
+
+        Args:
+            clip: `max_tokens` may be more than there is room for; the answer then ends with the context.
 
         Raises:
             PromptError: an empty prompt, an id outside the vocabulary, or prompt + max_tokens > context.
@@ -102,16 +105,19 @@ class Engine:
                     f"logit_bias: token id {token} is not in the vocabulary of {self.vocab} ids"
                 )
         wanted = 1 if params.max_tokens is None else params.max_tokens
+        wanted = min(wanted, 1) if clip else wanted
         if size + wanted > self.context:
             remedy = "shorten the prompt"
-            if params.max_tokens is not None and size < self.context:
+            if size < self.context:
                 remedy += f" or set max_tokens to at most {self.context - size}"
             raise PromptError(
                 f"prompt ({size} tokens) + max_tokens ({wanted}) is more than the model's context of "
                 f"{self.context}; {remedy}"
             )
 
-    def stream(self, prompts: list[list[int]], params: SamplingParams) -> Iterator[list[Delta]]:
+    def stream(
+        self, prompts: list[list[int]], params: SamplingParams, *, clip: bool = False
+    ) -> Generator[list[Delta], None, None]:
         """Write `len(prompts) * n` sequences together, one list of deltas (perhaps empty) a step.
 
         Sequences are numbered `prompt * n + completion`. Closing the iterator cancels the work.
@@ -120,11 +126,15 @@ class Engine:
             PromptError, ConfigError: see `check`; raised by the call itself, before any work.
         """
         for prompt in prompts:
-            self.check(prompt, params)
+            self.check(prompt, params, clip=clip)
         return self._stream(prompts, params)
 
     def generate(
-        self, prompts: str | list[str] | list[list[int]], params: SamplingParams | None = None
+        self,
+        prompts: str | list[str] | list[list[int]],
+        params: SamplingParams | None = None,
+        *,
+        clip: bool = False,
     ) -> list[Completion]:
         """Complete all prompts as one batch; `n` completions of the first, then of the second, ...
 
@@ -137,7 +147,7 @@ class Engine:
         count = len(rows) * params.n
         text, tokens = [""] * count, [list[TokenLogprob]() for _ in range(count)]
         reasons = dict.fromkeys(range(count), "length")
-        for deltas in self.stream(rows, params):
+        for deltas in self.stream(rows, params, clip=clip):
             for delta in deltas:
                 text[delta.index] += delta.text
                 tokens[delta.index] += delta.tokens
@@ -201,12 +211,11 @@ class Engine:
             alternatives.append((other, spelled.decode("utf-8", "replace"), spelled, value))
         return TokenLogprob(id, raw.decode("utf-8", "replace"), raw, logprob, alternatives)
 
-    def _stream(self, prompts: list[list[int]], params: SamplingParams) -> Iterator[list[Delta]]:
+    def _stream(self, prompts: list[list[int]], params: SamplingParams) -> Generator[list[Delta], None, None]:
         each = [prompt for prompt in prompts for _ in range(params.n)]
-        rooms = [
-            self.context - len(prompt) if params.max_tokens is None else params.max_tokens for prompt in each
-        ]
-        if not any(rooms):  # the same number everywhere, or at least 1
+        most = self.context if params.max_tokens is None else params.max_tokens
+        rooms = [min(most, self.context - len(prompt)) for prompt in each]
+        if not any(rooms):  # `check` leaves room for one token where any is wanted
             yield [Delta(index, "", [], "length") for index in range(len(each))]
             return
         stop_ids = frozenset(() if params.ignore_eos else self.tokenizer.stop_ids)
@@ -262,6 +271,11 @@ class Engine:
     def _last_logits(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         hidden = self.model.hidden(tokens, positions=positions, cache=cache)[:, -1]
         return head(self.model, hidden)
+
+
+def begin_id(tokenizer: Tokenizer) -> int | None:
+    """What stands before a text: the begin token, else the end token, which then parts documents."""
+    return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
 
 
 def _advance(writer: Writer, index: int, token: TokenLogprob, ends: bool, last: bool) -> Delta:

@@ -44,7 +44,9 @@ def log_probabilities(logits: Tensor, ids: Tensor, top: int, vocab: int) -> Logp
 
 def row_logprobs(model: Decoder, row: Tensor, top: int, vocab: int) -> Logprobs:
     """Of every token of `row` `[time]` but the first, each given all before it."""
-    hidden = model.hidden(row[None])[0, :-1]
+    if len(row) < 2:
+        return Logprobs([], [])
+    hidden = model.hidden(row[None, :-1])[0]
     parts = [
         log_probabilities(head(model, states), targets, top, vocab)
         for states, targets in zip(hidden.split(HEAD_PLACES), row[1:].split(HEAD_PLACES))

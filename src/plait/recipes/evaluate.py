@@ -1,0 +1,137 @@
+"""`plait evaluate`: scores of a model on data it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from plait import __version__, log
+from plait.errors import ConfigError, InputError, did_you_mean
+from plait.text.document import Document
+
+TASKS = ("perplexity",)
+
+
+def evaluate(
+    model: str | Path,
+    *,
+    task: str | Sequence[str] = "perplexity",
+    data: str | Path | Sequence[str | Path] = (),
+    limit: int | None = None,
+    out: str | Path | None = None,
+    context: int | None = None,
+    stride: int | None = None,
+    batch: int = 8,
+    format: str = "auto",
+    device: str = "cpu",
+    dtype: str | None = None,
+    as_json: bool = False,
+) -> list:
+    """Score a model; the scores are printed, returned, and written to `out` as `scores.json`.
+
+    Args:
+        model: a model, step or run directory.
+        task: what to measure; perplexity so far.
+        data: files, directories or globs of held-out text, read as `plait.text.readers.read` does.
+        limit: only the first documents.
+        context, stride: window and step over long documents; None: the model's context, and half of it.
+        batch: windows computed together; changes the speed, not the result.
+        as_json: print the content of `scores.json` in place of a table.
+
+    Returns:
+        `plait.eval.scores.Score` objects.
+
+    Raises:
+        ConfigError: an unknown task, or sizes that cannot be.
+        InputError: data that is missing, unreadable or without text.
+        ModelError: the model cannot be loaded.
+    """
+    names = [task] if isinstance(task, str) else list(task)
+    for name in names:
+        if name not in TASKS:
+            raise ConfigError(f"task {name!r} is unknown{did_you_mean(name, TASKS)}; use {', '.join(TASKS)}")
+    if not data:
+        raise InputError("there is nothing to score; name files of held-out text with --data")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit} must be at least 1 document")
+    documents = list(islice(_with_text(data, format), limit))
+
+    from plait.eval.scores import scores_json, write_scores
+    from plait.infer.engine import Engine
+
+    engine = Engine(model, device=device, dtype=dtype)
+    scores = _perplexity(engine, documents, limit, context, stride, batch)
+    if out is not None:
+        write_scores(out, str(model), scores)
+        log.say(f"wrote {out}")
+    if as_json:
+        print(scores_json(str(model), scores), end="")
+    else:
+        _show(engine.name, scores)
+    return scores
+
+
+def _with_text(data: str | Path | Sequence[str | Path], format: str) -> Iterator[Document]:
+    from plait.text.readers import read
+
+    for document in read(data, format=format):
+        if not document.text:
+            found = ", ".join(document.record) or "nothing"
+            raise InputError(f"{document.id} holds {found}; perplexity needs running text (a field `text`)")
+        yield document
+
+
+def _perplexity(engine, documents: list[Document], limit, context, stride, batch) -> list:
+    import torch
+
+    from plait.eval.perplexity import encode_document, perplexity
+    from plait.eval.scores import Score, describe_data, signature
+
+    encoded = [encode_document(engine.tokenizer, document.text) for document in documents]
+    with log.progress("perplexity: tokens", sum(len(tokens) - 1 for tokens, _ in encoded)) as bar:
+        result = perplexity(
+            engine.model, encoded, context=context, stride=stride, batch=batch, advance=bar.advance
+        )
+    context = context or engine.context
+    settings = signature(
+        context=context,
+        stride=stride or max(context // 2, 1),
+        limit=limit or "none",
+        ends="scored" if engine.tokenizer.eos_id is not None else "none",
+        interval=f"95% over {result.units}",
+        dtype=str(engine.dtype).removeprefix("torch."),
+        tokenizer=engine.tokenizer.fingerprint[:12],
+        plait=__version__,
+        torch=torch.__version__,
+    )
+    files = describe_data(document.id.rpartition("#")[0] for document in documents)
+    counts = {"documents": result.documents, "tokens": result.tokens, "bytes": result.bytes}
+    samples = result.documents if result.units == "documents" else result.windows
+    metrics = ("perplexity", "bits_per_byte", "nats_per_token")
+    return [
+        Score(
+            task="perplexity",
+            metric=metric,
+            value=getattr(result, metric),
+            interval=result.interval(metric),
+            n=samples,
+            signature=settings,
+            data=files,
+            counts=counts,
+        )
+        for metric in metrics
+    ]
+
+
+def _show(name: str, scores: list) -> None:
+    counts = scores[0].counts
+    title = (
+        f"{name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes"
+    )
+    rows = []
+    for score in scores:
+        spread = "unknown" if score.interval is None else "{:.4f} to {:.4f}".format(*score.interval)
+        rows.append((score.metric, f"{score.value:.4f}", spread))
+    log.table(title, ("metric", "value", "95 % interval"), rows, stdout=True)
+    log.say(scores[0].signature)
