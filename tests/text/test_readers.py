@@ -2,6 +2,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -210,6 +211,11 @@ def test_paths_that_lead_nowhere(tmp_path):
     fails([], "no input given")
     put(tmp_path / "d/x.pdf", "x")
     fails(tmp_path / "d", r"d' holds no file that can be read; accepted: .txt, .md, .*\.parquet, each also")
+
+
+def test_file_names_must_be_text(tmp_path):
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("x")
+    fails(tmp_path, "is not UTF-8; rename the file")
 
 
 # --- records

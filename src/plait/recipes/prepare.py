@@ -189,9 +189,11 @@ def _new_directory(out: Path) -> Iterator[Path]:
     try:
         yield folder
         folder.chmod(0o755)  # mkdtemp makes it the owner's alone
+        old = folder.with_name(folder.name + ".old")
         if out.exists():
-            shutil.rmtree(out)
+            out.rename(old)
         folder.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise PlaitError(f"no space left on the disk while writing {str(out)!r}; free some") from None

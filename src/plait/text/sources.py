@@ -69,6 +69,8 @@ def _expand(name: str, on_skip: Skip) -> list[Source]:
 
 def source_of(path: Path) -> Source:
     """How a file's name says it is to be read."""
+    if any("\udc80" <= letter <= "\udcff" for letter in str(path)):  # how Python holds undecodable bytes
+        raise InputError(f"the file name {str(path)!r} is not UTF-8; rename the file")
     suffixes = [suffix.lower() for suffix in path.suffixes]
     compression = suffixes.pop() if suffixes and suffixes[-1] in COMPRESSED else ""
     return Source(str(path), suffixes[-1] if suffixes else "", compression)
