@@ -81,9 +81,7 @@ class DataConfig(Config):
         if self.messages is not None and self.split == "tail":
             raise ValueError("split=tail would cut a conversation in two; use split: document")
         if isinstance(self.validation, str) and "validation" in self.mixture():
-            raise ValueError(
-                "a source cannot be named 'validation' when data.validation is a path; rename it"
-            )
+            raise ValueError("'validation' names the path data.validation; rename the source of that name")
         return self
 
     @property

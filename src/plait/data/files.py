@@ -31,8 +31,12 @@ class HashedFile:
         self._hash.update(data)
         self.size += len(data)
 
-    def close(self) -> dict[str, Any]:
-        """Flush to the disk; returns `{"bytes": size, "sha256": digest}`."""
+    def close(self) -> None:
+        """Let go of the file, finished or not."""
+        self._file.close()
+
+    def finish(self) -> dict[str, Any]:
+        """Flush to the disk and close; returns `{"bytes": size, "sha256": digest}`."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()

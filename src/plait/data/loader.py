@@ -22,8 +22,8 @@ class Loader:
     contiguous slice of them, so the rows of a step do not depend on the number of ranks. An epoch that is
     not a multiple of the batch size runs on into the next one, and no row is left out.
 
-    Batches are made when asked for: that takes well under a millisecond for thousands of tokens, so a
-    background thread would gain nothing.
+    Batches are made when asked for: copying some thousand tokens takes about a millisecond, so a thread
+    that fetches ahead would gain nothing.
 
     Args:
         batch_size: rows in an optimizer step, over all ranks.

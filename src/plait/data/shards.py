@@ -6,6 +6,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -65,12 +66,14 @@ def write_shards(
     """
     out_dir = Path(out_dir)
     dtype = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
-    with whole_directory(out_dir) as folder:
-        writer = _Writer(folder, dtype, vocab_size, shard_bytes)
+    with (
+        whole_directory(out_dir) as folder,
+        closing(_Writer(folder, dtype, vocab_size, shard_bytes)) as writer,
+    ):
         for document in documents:
             writer.add(document)
         head = {"format": FORMAT, "dtype": dtype.name, "vocab_size": vocab_size}
-        index = head | {"tokenizer": tokenizer_hash, "pad_id": pad_id} | writer.close()
+        index = head | {"tokenizer": tokenizer_hash, "pad_id": pad_id} | writer.finish()
         write_json(folder / "index.json", index)
     return Shards(out_dir)
 
@@ -106,22 +109,26 @@ class _Writer:
         self.shard_tokens[-1] += len(ids)
 
     def _next_shard(self) -> None:
-        self._close_shard()
+        self._finish_shard()
         number = len(self.shard_tokens)
         kinds = ("tokens", "mask") if self.masked else ("tokens",)
         self.open = [HashedFile(self.folder / f"{kind}-{number:05d}.bin") for kind in kinds]
         self.shard_tokens.append(0)
 
-    def _close_shard(self) -> None:
-        self.files |= {file.path.name: file.close() for file in self.open}
+    def _finish_shard(self) -> None:
+        self.files |= {file.path.name: file.finish() for file in self.open}
         self.open = []
 
-    def close(self) -> dict[str, Any]:
-        self._close_shard()
+    def close(self) -> None:
+        for file in (self.names, *self.open):
+            file.close()
+
+    def finish(self) -> dict[str, Any]:
+        self._finish_shard()
         table = HashedFile(self.folder / "documents.bin")
         table.write(np.asarray(self.offsets, "<i8").tobytes())
         table.write(np.asarray(self.text_bytes, "<i8").tobytes())
-        self.files |= {file.path.name: file.close() for file in (table, self.names)}
+        self.files |= {file.path.name: file.finish() for file in (table, self.names)}
         return {
             "documents": len(self.text_bytes),
             "tokens": self.offsets[-1],
