@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import webbrowser
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
+from plait.checkpoint.resolve import CHECKPOINTS, resolve
 from plait.errors import ConfigError, need
 from plait.log import say, warn
 
@@ -52,6 +54,7 @@ def serve(
     if not on_loopback and api_key is None:
         warn(f"everyone who can reach {host} can use this server; set a key with --api-key-env NAME")
     hosts = [*LOOPBACK, host, *allow_host] if on_loopback or allow_host else None
+    directory = resolve(model).resolve()
     with listen(host, port) as listener:
         url = address(listener, host)
 
@@ -61,7 +64,7 @@ def serve(
         from plait.serve.server import Server
 
         engine = Engine(model, device=device, dtype=dtype)
-        facts = model_facts(engine, _note_directories(model))
+        facts = model_facts(engine, _note_directories(directory))
 
         def on_ready() -> None:
             if ready is not None:
@@ -84,11 +87,7 @@ def _api_key(name: str | None) -> str | None:
     return key
 
 
-def _note_directories(model: str | Path) -> list[Path]:
+def _note_directories(directory: Path) -> list[Path]:
     """Where scores and suggestions may lie: in the model directory, else in the run it belongs to."""
-    path = Path(model)
-    if not path.exists():
-        path = Path(str(model).rpartition(":")[0] or model)  # RUN:best
-    path = path.resolve()
-    run = [path.parents[1]] if path.parent.name == "checkpoints" else []
-    return [path, *run]
+    runs = (parent for parent in directory.parents if (parent / CHECKPOINTS).is_dir())
+    return [directory, *islice(runs, 1)]

@@ -191,16 +191,15 @@ class App:
 
         `work` yields the scores of the prompts (None unless asked for), then the engine's steps.
         """
-        opened = False
-        async for item in stream:
-            if not opened:
-                opened = True
-                for chunk in reply.opening(item):
-                    yield chunk
-                continue
-            if reply.completion_tokens == 0:
+        steps = aiter(stream)
+        for chunk in reply.opening(await anext(steps)):
+            yield chunk
+        waiting = True
+        async for deltas in steps:
+            if waiting:
                 self.metrics.first_token.observe(time.monotonic() - start)
-            for delta in item:
+                waiting = False
+            for delta in deltas:
                 reply.take(delta)
                 chunk = reply.chunk(delta)
                 if chunk is not None:

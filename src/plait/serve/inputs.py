@@ -81,7 +81,7 @@ def read_prompts(prompt: Any) -> list[str | list[int]]:
         prompt = [prompt]
     if isinstance(prompt, list) and prompt:
         if all(isinstance(item, str) for item in prompt):
-            return [whole_characters(item, "prompt") for item in prompt]
+            return [_whole_characters(item, "prompt") for item in prompt]
         if all(_token_ids(item) for item in prompt):
             return prompt
     raise ApiError(
@@ -92,8 +92,8 @@ def read_prompts(prompt: Any) -> list[str | list[int]]:
     )
 
 
-def whole_characters(text: str, where: str) -> str:
-    """The text, if it can be written as UTF-8 (JSON can spell halves of surrogate pairs)."""
+def _whole_characters(text: str, where: str) -> str:
+    # JSON can spell what UTF-8 cannot
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -107,7 +107,7 @@ def whole_characters(text: str, where: str) -> str:
 
 def _content(content: Any, where: str) -> str:
     if isinstance(content, str):
-        return whole_characters(content, where)
+        return _whole_characters(content, where)
     if not isinstance(content, list):
         raise ApiError(
             f"{where} must be text or a list of text parts, not {_json_name(content)}",

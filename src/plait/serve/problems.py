@@ -33,7 +33,13 @@ KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_
 def body(error: ApiError) -> dict[str, dict[str, str | None]]:
     """The JSON object of an error."""
     kind = "server_error" if error.status >= 500 else KINDS.get(error.status, "invalid_request_error")
-    return {"error": {"message": error.message, "type": kind, "param": error.param, "code": error.code}}
+    param = None if error.param is None else _writable(error.param)
+    return {"error": {"message": _writable(error.message), "type": kind, "param": param, "code": error.code}}
+
+
+def _writable(text: str) -> str:
+    # what a client sent may hold halves of surrogate pairs, which UTF-8 cannot
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def response(error: ApiError) -> JSONResponse:

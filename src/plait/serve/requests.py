@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from plait.errors import did_you_mean
-from plait.serve.inputs import whole_characters
 from plait.serve.problems import ApiError
 
 # Fields accepted only at these values (null always means absent).
@@ -180,8 +179,6 @@ def _check_pairs(asked: Asked) -> None:
             raise ApiError(
                 f"logit_bias: {token!r} is not a token id", param="logit_bias", code="invalid_value"
             )
-    for text in asked.stop:
-        whole_characters(text, "stop")
 
 
 def _check_neutral(name: str, value: Any, accepted: tuple[Any, ...]) -> None:

@@ -29,8 +29,9 @@ export function mount(section, app) {
     hideTip();
   });
   const form = el("form", { class: "composer" }, box, sendButton, stopButton);
-  const below = el("div", { class: "below" }, toggle, clearButton, words("keys_chat", {}, "span", { class: "keys" }));
-  const foot = el("p", { class: "careful" }, words("careful_size", { model: app.model.id, parameters: () => amount(app.model.plait.parameters) }));
+  const below = el("div", { class: "below" }, toggle, clearButton);
+  const careful = words("careful_size", { model: app.model.id, parameters: () => amount(app.model.plait.parameters) }, "p", { class: "careful" });
+  const foot = el("div", { class: "foot" }, careful, words("keys_chat", {}, "span", { class: "keys" }));
   section.append(thread, el("div", { class: "dock" }, form, below, foot));
   section.classList.toggle("coloured", coloured);
 
@@ -57,7 +58,7 @@ export function mount(section, app) {
     const title = app.model.plait?.chat === false ? words("no_chat", {}, "h1") : words("welcome_chat", { model: app.model.id }, "h1");
     const lead = words("welcome_lead", { parameters: () => amount(app.model.plait.parameters) }, "p");
     const mark = icon("mark");
-    thread.replaceChildren(el("div", { class: "welcome" }, mark, title, lead, words("careful", {}, "p", { class: "careful" }), chips(app.model, "chat", ask)));
+    thread.replaceChildren(el("div", { class: "welcome" }, mark, title, lead, chips(app.model, "chat", ask)));
   }
 
   function ask(text) {

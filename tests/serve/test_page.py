@@ -1,0 +1,162 @@
+"""The page in a headless Chromium: type, stream, stop, switch language, look into a token."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
+         "disable-component-update", "disable-sync")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if not CHROMIUM.exists():
+        message = f"the page is not tested: there is no {CHROMIUM}; install the package chromium"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        arguments = [f"--{flag}" for flag in FLAGS]
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """`open_page(url, width, locale)`; the test fails where the page logs an error or asks elsewhere."""
+    contexts, problems = [], []
+
+    def opened(url: str, width: int = 1200, locale: str = "en-US") -> Any:
+        context = browser.new_context(viewport={"width": width, "height": 760}, locale=locale)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda asked: asked.url.startswith(url) or problems.append(asked.url))
+        page.goto(url)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+@pytest.fixture
+def url(start: Callable, scripted) -> Iterator[str]:
+    with start(scripted) as server:
+        yield server.url
+
+
+def ask(page: Any, text: str) -> None:
+    page.get_by_label("Message", exact=True).fill(text)
+    page.keyboard.press("Enter")
+
+
+def test_a_chat_streams_markdown_and_shows_probabilities(url: str, open_page: Callable):
+    page = open_page(url)
+    ask(page, "What are plaits? <img src=x onerror=alert(1)>")
+    page.get_by_text("tokens ·").wait_for()
+    assert page.locator(".bubble").inner_text().endswith("<img src=x onerror=alert(1)>")
+    assert page.locator(".prose strong").inner_text() == "woven"
+    assert page.locator(".prose code").inner_text() == "three"
+    assert page.locator(".prose li").all_inner_texts() == ["一", "二"]
+    assert "finished by itself" in page.locator(".meta").inner_text()
+
+    page.get_by_role("switch", name="Token probabilities").check()
+    tokens = page.locator("#chat .token")
+    assert "".join(tokens.all_text_contents()) == "Plaits are **woven** from `three` strands.\n\n- 一\n- 二\n"
+    tokens.nth(1).hover()
+    tip = page.get_by_role("tooltip")
+    assert "probability 100%" in tip.inner_text()
+    assert tip.locator("li").count() == 5
+    tokens.nth(2).focus()
+    page.keyboard.press("ArrowRight")
+    assert tip.locator("strong").inner_text() == "i"
+    page.keyboard.press("Escape")
+    assert tip.count() == 0
+
+    page.get_by_role("button", name="Again").click()
+    page.get_by_role("button", name="Again").wait_for()
+    assert page.locator(".turn.model").count() == 1
+    page.get_by_role("button", name="New chat").click()
+    page.get_by_role("heading", name="Ask scripted something").wait_for()
+
+
+def test_escape_stops_and_the_engine_is_free_again(start: Callable, scripted, open_page: Callable):
+    scripted.pause = 0.01
+    with start(scripted) as server:
+        page = open_page(server.url)
+        ask(page, "an endless answer")
+        page.locator(".prose", has_text="endless ...").wait_for()
+        page.keyboard.press("Escape")
+        page.get_by_text("stopped by you").wait_for()
+        assert server.idle()
+        assert scripted.steps < 2000
+
+        page.locator(".bubble").hover()
+        page.get_by_role("button", name="Edit").click()
+        page.locator(".editor textarea").fill("a short one")
+        page.keyboard.press("Enter")
+        page.get_by_text("finished by itself").wait_for()
+        assert page.locator(".bubble").all_inner_texts() == ["a short one"]
+
+
+def test_language_theme_and_settings_are_switched_and_remembered(url: str, open_page: Callable):
+    page = open_page(url, locale="zh-CN")
+    page.get_by_role("heading", name="向 scripted 提问").wait_for()
+    page.get_by_role("button", name="Switch to English").click()
+    page.get_by_role("heading", name="Ask scripted something").wait_for()
+    page.get_by_label("Longest answer").fill("6")
+    page.get_by_role("button", name="Switch between dark and light").click()
+    page.reload()
+    page.get_by_role("heading", name="Ask scripted something").wait_for()
+    assert page.locator("html").get_attribute("data-theme") == "dark"
+    assert page.locator("html").get_attribute("lang") == "en"
+    ask(page, "short")
+    page.get_by_text("cut at the length limit").wait_for()
+    assert page.locator(".prose").inner_text() == "Plaits"
+    page.get_by_role("button", name="Back to defaults").click()
+    assert page.get_by_label("Longest answer").input_value() == ""
+
+
+def test_a_continuation_can_branch_at_a_token_on_a_phone(url: str, open_page: Callable):
+    page = open_page(url, width=360)
+    page.get_by_role("tab", name="Complete").click()
+    page.get_by_label("Beginning of a text").fill("Once")
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("finished by itself").wait_for()
+    page.locator("#complete .token").nth(6).click()
+    choices = page.get_by_role("dialog").get_by_role("button")
+    assert choices.count() == 4
+    picked = choices.first.locator(".name").inner_text()
+    choices.first.click()
+    page.locator("#complete .picked", has_text="Plaits").wait_for()
+    assert page.locator("#complete .picked").inner_text().startswith("Plaits" + picked.replace("␣", " "))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.get_by_role("button", name="Model and settings").click()
+    page.get_by_text("Parameters", exact=True).wait_for()
+    page.keyboard.press("Escape")
+    assert page.locator("#panel").is_hidden()
+
+
+def test_the_key_is_asked_for_and_errors_are_told_in_words(start: Callable, engine, open_page: Callable):
+    with start(engine, api_key="right") as server:
+        page = open_page(server.url)
+        for key in ("wrong", "right"):
+            page.get_by_role("textbox", name="API key").fill(key)
+            page.keyboard.press("Enter")
+            if key == "wrong":
+                page.get_by_text("That key was not accepted.").wait_for()
+        page.get_by_role("heading", name="Ask tiny something").wait_for()
+        ask(page, "x" * 300)
+        page.get_by_text("must fit into 256 tokens").wait_for()
