@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
-from math import lcm
+from math import gcd, lcm
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def _whole_shares(weights: Sequence[float]) -> list[int]:
     exact = [Fraction(str(weight)) for weight in weights]
     scale = lcm(*(share.denominator for share in exact))
     whole = [int(share * scale) for share in exact]
-    divisor = int(np.gcd.reduce(np.array(whole, dtype=object)))
+    divisor = gcd(*whole)
     whole = [share // divisor for share in whole]
     if sum(whole) <= LONGEST_PERIOD:
         return whole
