@@ -77,7 +77,7 @@ def read_prompts(input: str | Path) -> Iterator[Document]:
     """One document a prompt: records as they are, plain text line by line.
 
     Raises:
-        InputError: see `plait.text.readers.read`.
+        InputError: see `plait.text.readers.read`; also a record without text, which that would skip.
     """
     from plait.text.readers import read
     from plait.text.sources import RECORDS
@@ -87,7 +87,12 @@ def read_prompts(input: str | Path) -> Iterator[Document]:
     else:
         name = Path(input).name.removesuffix(".gz").removesuffix(".zst")
         records = name.endswith(RECORDS)
-    return read(input, format="auto" if records else "lines")
+    return read(input, format="auto" if records else "lines", on_skip=_refuse)
+
+
+def _refuse(where: str, reason: str) -> None:
+    # answers stand in the order of the prompts: none may be passed over
+    raise InputError(f"{where}: {reason}; mend or remove this prompt")
 
 
 def _terminal(engine: Engine, prompt: list[int], params: SamplingParams, clip: bool) -> None:
@@ -131,7 +136,7 @@ def _file(
             for place, completion in enumerate(engine.generate(some, params, clip=clip)):
                 head = heads[at + place // params.n]
                 made = _made(completion, place % params.n if params.n > 1 else None, made_with)
-                file.write(_line(head | made))
+                file.write(json.dumps(head | made, ensure_ascii=False) + "\n")
             file.flush()
             if output is not None:
                 os.fsync(file.fileno())
@@ -146,15 +151,6 @@ def _results(output: str | Path | None) -> Iterator[TextIO]:
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with Path(output).open("a", encoding="utf-8", newline="\n") as file:
         yield file
-
-
-def _line(value: dict[str, Any]) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # a field with half a surrogate pair, which only an escape can spell
-        text = json.dumps(value)
-    return text + "\n"
 
 
 def _head(document: Document) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""`chat` on the terminal and through a pipe, and what it remembers."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from plait.errors import ConfigError, InputError, PromptError
+from plait.infer.engine import Engine
+from plait.recipes.chat import chat
+from plait.tasks.chat import fit_history
+
+GREEDY = {"temperature": 0, "max_tokens": 4, "ignore_eos": True}
+
+
+def talk(monkeypatch, model, text: str, **options) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO(text))
+    chat(model, **({"sampling": GREEDY} | options))
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[str]:
+    """The conversations the model was given, as text."""
+    seen, stream = [], Engine.stream
+
+    def recorded(self, prompts, params, **options):
+        seen.append(self.tokenizer.decode(prompts[0]))
+        return stream(self, prompts, params, **options)
+
+    monkeypatch.setattr(Engine, "stream", recorded)
+    return seen
+
+
+def test_a_conversation_through_a_pipe_is_remembered(tiny_model, monkeypatch, asked, capsys):
+    talk(monkeypatch, tiny_model, "hi\n\n你好\n", system="Be brief.")
+    first, second = capsys.readouterr().out.split("\n")[:2]
+    start = "<|system|>Be brief.<|end|><|user|>hi<|end|><|assistant|>"
+    assert asked == [start, f"{start}{first}<|end|><|user|>你好<|end|><|assistant|>"]
+    assert second
+
+
+def test_commands(tiny_model, monkeypatch, asked, capsys):
+    talk(monkeypatch, tiny_model, "/help\none\n/reset\n//two\n/rset\n/quit\nthree\n")
+    assert asked == ["<|user|>one<|end|><|assistant|>", "<|user|>/two<|end|><|assistant|>"]
+    shown = capsys.readouterr().err
+    assert "/reset  forget the conversation" in shown
+    assert "/rset is not a command; did you mean '/reset'?" in shown
+
+
+def test_the_oldest_turns_are_forgotten_aloud(tiny_model, monkeypatch, asked, capsys):
+    talk(monkeypatch, tiny_model, "a" * 60 + "\n" + "b" * 60 + "\n")
+    assert asked[1] == "<|user|>" + "b" * 60 + "<|end|><|assistant|>"
+    assert "the context of 96 tokens is full: the oldest turns are forgotten" in capsys.readouterr().err
+
+
+def test_a_message_that_does_not_fit_leaves_the_conversation_as_it_was(
+    tiny_model, monkeypatch, asked, capsys
+):
+    talk(monkeypatch, tiny_model, "one\n" + "x" * 200 + "\n\udcff\ntwo\n")
+    assert len(asked) == 2
+    assert asked[1].startswith("<|user|>one")
+    shown = capsys.readouterr().err
+    assert "the message takes 203 tokens, more than the 92 there is room for; shorten it" in shown
+    assert "surrogate" in shown
+
+
+def test_ctrl_c_stops_the_answer_and_then_the_chat(tiny_model, monkeypatch, capsys):
+    lines = iter(["one", "two"])
+    decode, calls = Engine.decode, []
+
+    def typed(prompt: str) -> str:
+        try:
+            return next(lines)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    def interrupted(self, tokens, cache):
+        calls.append(tokens)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return decode(self, tokens, cache)
+
+    terminal = io.StringIO()
+    monkeypatch.setattr(terminal, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("sys.stdin", terminal)
+    monkeypatch.setattr("builtins.input", typed)
+    monkeypatch.setattr(Engine, "decode", interrupted)
+    chat(tiny_model, sampling=GREEDY)
+    out = capsys.readouterr().out
+    assert " [stopped]\n" in out
+    assert len(calls) == 2 + 3
+
+
+def test_settings_are_checked_first(tiny_model):
+    with pytest.raises(ConfigError, match="sampling: top_p=2 is not valid"):
+        chat(tiny_model, sampling={"top_p": 2})
+
+
+def test_input_that_is_no_utf8_is_an_error(tiny_model, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\n"), encoding="utf-8"))
+    with pytest.raises(InputError, match="standard input is not UTF-8"):
+        chat(tiny_model, sampling=GREEDY)
+
+
+def message(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def test_history_is_trimmed_by_whole_turns():
+    def encode(messages) -> list[int]:
+        return [0] * sum(len(m["content"]) for m in messages)
+
+    system = message("system", "sss")
+    first = [message("user", "u" * 5), message("assistant", "a" * 5)]
+    second = [message("user", "v" * 4), message("assistant", "b" * 4)]
+    last = [message("user", "w" * 2)]
+    whole = [system, *first, *second, *last]
+    assert fit_history(whole, encode, 23) == whole
+    assert fit_history(whole, encode, 22) == [system, *second, *last]
+    assert fit_history(whole, encode, 12) == [system, *last]
+    assert fit_history([*first, *last], encode, 5) == last
+    with pytest.raises(PromptError, match="the message takes 5 tokens, more than the 4 there is room for"):
+        fit_history(whole, encode, 4)
