@@ -1,0 +1,137 @@
+"""What a recipe leaves to plait: sizes that follow from the data, and choices made by measurement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from plait.device import Machine, choose, measure
+from plait.errors import ConfigError
+from plait.nn.config import ModelConfig
+from plait.recipes.recipe import Recipe
+
+DEFAULT_BATCH_TOKENS = 4096
+CACHE_BYTES = 1.5 * 2**20  # activations of one layer that a processor's cache should hold
+TYPICAL_SHARE = 0.5  # of the matmul peak that training reaches, to predict its time
+
+
+@dataclass(frozen=True)
+class Size:
+    """Numbers of a model that costs follow from.
+
+    Attributes:
+        parameters: tied ones once.
+        active: parameters that multiply a token; embeddings do not, unused experts do not.
+        flops_per_token: forward and backward, 6 · active + 6 · layers · heads · head_dim · context: Chowdhery
+            et al. 2022, appendix B, with causal attention counted once.
+    """
+
+    parameters: int
+    active: int
+    flops_per_token: float
+
+
+def size_of(config: ModelConfig) -> Size:
+    """Count parameters without building the model."""
+    import torch
+
+    from plait.nn.decoder import Decoder
+
+    with torch.device("meta"):
+        model = Decoder(config)
+    shapes = {name: parameter for name, parameter in model.named_parameters()}
+    total = sum(parameter.numel() for parameter in shapes.values())
+    active = sum(p.numel() for name, p in shapes.items() if not name.startswith("embed_"))
+    if config.tied:
+        active += config.vocab * config.width  # the head reuses the embedding
+    routed = sum(p.numel() for name, p in shapes.items() if ".experts." in name and ".shared_" not in name)
+    if config.experts:
+        active -= round(routed * (1 - config.experts_per_token / config.experts))
+    attention = 6 * config.layers * config.heads * config.head_dim * config.context
+    return Size(total, active, 6.0 * active + attention)
+
+
+def batch_rows(recipe: Recipe, context: int) -> int:
+    """Rows of one optimizer step over all ranks.
+
+    Raises:
+        ConfigError: when `batch_tokens` is less than one row.
+    """
+    train = recipe.train
+    if train.batch_size is not None:
+        return train.batch_size
+    if train.batch_tokens is not None and train.batch_tokens < context:
+        raise ConfigError(
+            f"train.batch_tokens={train.batch_tokens} is less than one row of model.context={context}; "
+            "raise it or lower model.context"
+        )
+    return max(1, (train.batch_tokens or DEFAULT_BATCH_TOKENS) // context)
+
+
+def micro_rows(config: ModelConfig, context: int, rows: int, kind: str) -> int:
+    """Rows of a micro-batch: on a CPU as many as keep a layer's activations in cache, on a GPU all."""
+    if kind != "cpu":
+        return rows
+    fitting = max(1, int(CACHE_BYTES / (4 * config.width * context)))
+    return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fitting)
+
+
+def settle(
+    recipe: Recipe, config: ModelConfig, context: int, total_tokens: int | None
+) -> tuple[Recipe, Machine, dict]:
+    """Replace every `auto` that a measurement decides; the result is what `recipe.yaml` stores.
+
+    Args:
+        total_tokens: of the whole training, to predict its time; None under `train.minutes`.
+
+    Returns:
+        The recipe, the measured machine, and the reason of each choice.
+    """
+    train = recipe.train
+    machine = measure(device=train.device)
+    size = size_of(config)
+    seconds = (train.minutes or 0) * 60
+    if total_tokens is not None:
+        seconds = total_tokens * size.flops_per_token / (TYPICAL_SHARE * max(machine.matmul.values()))
+    chosen = choose(
+        machine,
+        dtype=train.dtype,
+        parameters=size.parameters,
+        predicted_seconds=seconds,
+        compile=train.compile,
+    )
+    rows = batch_rows(recipe, context)
+    micro = (
+        train.micro_batch
+        if isinstance(train.micro_batch, int)
+        else micro_rows(config, context, rows, machine.kind)
+    )
+    threads = chosen.threads if train.threads == "auto" else train.threads
+    update = {
+        "device": machine.kind,
+        "dtype": chosen.dtype,
+        "compile": chosen.compile,
+        "threads": threads,
+        "micro_batch": micro,
+        "batch_size": rows,
+        "batch_tokens": None,
+        "save_dtype": save_dtype(train.save_dtype, chosen.dtype),
+    }
+    reasons = dict(chosen.reasons)
+    reasons["micro_batch"] = (
+        "asked for"
+        if train.micro_batch != "auto"
+        else (
+            "activations of a layer stay in the processor's cache"
+            if machine.kind == "cpu"
+            else "the whole batch"
+        )
+    )
+    settled = recipe.model_copy(update={"train": train.model_copy(update=update)})
+    return settled, machine, reasons
+
+
+def save_dtype(asked: str, dtype: str) -> str:
+    """What files hold: float32, or float64 for a run that computes in it, unless asked otherwise."""
+    if asked != "auto":
+        return asked
+    return "float64" if dtype == "float64" else "float32"

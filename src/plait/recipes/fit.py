@@ -1,0 +1,297 @@
+"""One stage of training, from a placed model to its last checkpoint: validate, sample, log, save, stop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from plait.checkpoint.directory import load_weights
+from plait.checkpoint.resolve import newest, step_directories
+from plait.checkpoint.run import Checkpoint, disk_use, prune, save_checkpoint
+from plait.data.loader import Loader
+from plait.data.prepare import EncodedData
+from plait.errors import TrainingError
+from plait.infer.engine import Engine
+from plait.infer.params import SamplingParams
+from plait.log import Progress, bytes_text, progress, say
+from plait.parallel.placed import Placed
+from plait.recipes.recipe import Recipe
+from plait.recipes.run_directory import RunLog, stop_on_signals, wants_tensorboard
+from plait.text.tokenizer import Tokenizer
+from plait.train.average import mean_of, update_ema
+from plait.train.loop import Step, TrainState, train
+from plait.train.objectives import objective_of
+from plait.train.optim import Optimizer
+from plait.train.validate import Validation, validate
+
+TENTHS = 10  # evaluations and saves of a run that names no interval
+
+
+@dataclass
+class Stage:
+    """A stage under way.
+
+    Attributes:
+        recipe: settled: no `auto` left.
+        first_step: steps that earlier stages of the run took.
+        peak: FLOP/s of the measured matmul peak, and what a token costs, for the log's `peak_share`.
+        best, waited: lowest val_loss so far, and evaluations since.
+    """
+
+    run_dir: Path
+    recipe: Recipe
+    tokenizer: Tokenizer
+    data: EncodedData
+    placed: Placed
+    loader: Loader
+    optim: Optimizer
+    peak: float
+    flops_per_token: float
+    name: str = ""
+    first_step: int = 0
+    first_tokens: int = 0
+    state: TrainState = field(default_factory=TrainState)
+    average: dict[str, Tensor] | None = None
+    best: float = math.inf
+    waited: int = 0
+
+    @property
+    def total_steps(self) -> int | None:
+        """Planned steps; None under `train.minutes`."""
+        config = self.recipe.train
+        return self.loader.steps_for(config.epochs) if config.epochs is not None else config.steps
+
+    def share_done(self, seconds: float | None = None, step: int | None = None) -> float:
+        """How far the stage is, 0 to 1."""
+        if self.total_steps is not None:
+            return (self.state.step if step is None else step) / self.total_steps
+        assert self.recipe.train.minutes is not None
+        return (self.state.seconds if seconds is None else seconds) / (60 * self.recipe.train.minutes)
+
+
+def fit(stage: Stage) -> Path:
+    """Train a stage to its end (or `stop_after`) and return its last checkpoint.
+
+    Raises:
+        TrainingError: divergence, no memory, no disk space; the message names the last good checkpoint.
+        KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, once the state is saved.
+    """
+    config = stage.recipe.train
+    saved = newest(stage.run_dir) if stage.state.step else None
+    label = f"train {stage.name}".strip()
+    minutes = stage.total_steps is None
+    goal = 60 * (config.minutes or 0) if minutes else stage.total_steps
+    log = RunLog(stage.run_dir, stage.first_step + stage.state.step, wants_tensorboard(config.tensorboard))
+    with log, stop_on_signals() as stop, progress(label, goal) as bar:
+        bar.update(stage.state.seconds if minutes else stage.state.step)
+        before = stage.share_done()
+        for step in _steps(stage):
+            if stage.average is not None and config.ema:
+                update_ema(stage.average, stage.placed.state_dict(), config.ema, step.number)
+            share = stage.share_done()
+            last = share >= 1 or step.number == config.stop_after
+            row = _row(stage, step)
+            improved = False
+            if last or _due(config.eval_every, step.number, before, share):
+                improved = _evaluate(stage, row, bar)
+            log.write(row)
+            _show(bar, stage, step, row)
+            enough = bool(config.patience) and stage.waited >= config.patience
+            saving = _due(config.save_every, step.number, before, share) or (improved and config.keep_best)
+            if last or enough or stop or saving:
+                saved = _save(stage, row)
+            before = share
+            if stop or last or enough:
+                break
+        stop.raise_if_set()
+    if enough and not last:
+        say(f"stopped at step {row['step']}: val_loss has not improved in {config.patience} evaluations")
+    assert saved is not None
+    say(f"{saved} ({bytes_text(disk_use(stage.run_dir))} of checkpoints in {stage.run_dir})")
+    return saved
+
+
+def _steps(stage: Stage):
+    """The training loop, with errors that name the last good checkpoint."""
+    loop = train(
+        stage.placed,
+        stage.loader,
+        objective_of(stage.recipe.train),
+        stage.optim,
+        stage.recipe.train,
+        stage.state,
+        total_steps=stage.total_steps,
+        seed=stage.recipe.seed + stage.first_step,
+    )
+    try:
+        yield from loop
+    except TrainingError as error:
+        good = newest(stage.run_dir)
+        raise TrainingError(f"{error}; last good checkpoint: {good or 'none yet'}") from None
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        train_config = stage.recipe.train
+        raise TrainingError(
+            f"out of memory at step {stage.state.step + 1}; lower train.micro_batch "
+            f"({train_config.micro_batch} now), then model.context or model.width"
+        ) from None
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _due(every: int | None, step: int, before: float, share: float) -> bool:
+    if every is not None:
+        return step % every == 0
+    return math.floor(before * TENTHS) != math.floor(share * TENTHS)
+
+
+def _row(stage: Stage, step: Step) -> dict[str, Any]:
+    row: dict[str, Any] = {"step": stage.first_step + step.number}
+    if stage.name:
+        row["stage"] = stage.name
+    row |= {
+        "tokens": stage.first_tokens + step.tokens,
+        "loss": step.loss,
+        "accuracy": step.accuracy,
+        "lr": step.lr,
+        "grad_norm": step.grad_norm,
+        "tokens_per_s": round(step.tokens_per_s, 1),
+        "peak_share": round(step.tokens_per_s * stage.flops_per_token / stage.peak, 4),
+    }
+    if step.aux_loss is not None:
+        row["aux_loss"] = step.aux_loss
+    return row
+
+
+def _evaluate(stage: Stage, row: dict[str, Any], bar: Progress) -> bool:
+    """Validate and sample into `row`; whether val_loss is the lowest so far."""
+    row["samples"] = samples(stage)
+    if not stage.data.validation:
+        return False
+    config = stage.recipe.train
+    rows = 0 if stage.share_done() >= 1 else config.eval_rows
+    parts: dict[str, Validation] = {}
+    for source in stage.data.validation:
+        bar.update(bar.done, f"validating {source.name}")
+        parts[source.name] = validate(
+            stage.placed,
+            source,
+            batch_size=stage.loader.micro_batch,
+            rows=rows,
+            attend_across=stage.recipe.data.attend_across,
+        )
+    whole = sum(parts.values(), Validation())
+    row["val_loss"], row["val_bits_per_byte"] = whole.loss, whole.bits_per_byte
+    row["val_accuracy"] = whole.accuracy
+    if len(parts) > 1:
+        row["val_by"] = {name: part.loss for name, part in parts.items()}
+    improved = whole.loss < stage.best
+    stage.best, stage.waited = min(stage.best, whole.loss), 0 if improved else stage.waited + 1
+    return improved
+
+
+def samples(stage: Stage) -> list[str]:
+    """Continuations of `train.samples`, the same random numbers every time."""
+    config = stage.recipe.train
+    if not (config.samples and config.sample_tokens):
+        return []
+    model = stage.placed.model
+    engine = Engine(model.eval(), stage.tokenizer)
+    limit = max(1, min(config.sample_tokens, engine.context // 2))
+    params = SamplingParams(max_tokens=limit, temperature=0.8, top_p=0.95, seed=0)
+    return [
+        prompt + done.text
+        for prompt, done in zip(config.samples, engine.generate(list(config.samples), params))
+    ]
+
+
+def _show(bar: Progress, stage: Stage, step: Step, row: dict[str, Any]) -> None:
+    note = f"loss {step.loss:.3f}, {step.tokens_per_s:,.0f} tokens/s"
+    if stage.best < math.inf:
+        note += f", best val {stage.best:.3f}"
+    bar.update(stage.state.seconds if stage.total_steps is None else step.number, note)
+    if "val_loss" in row and bar.plain:
+        say(f"step {row['step']}: loss {step.loss:.4f}, val_loss {row['val_loss']:.4f}")
+
+
+def _save(stage: Stage, row: dict[str, Any]) -> Path:
+    config = stage.recipe.train
+    path = save_checkpoint(
+        stage.run_dir,
+        row["step"],
+        weights=stage.placed.state_dict(),
+        config=stage.placed.model.config,
+        tokenizer=stage.tokenizer,
+        optim=stage.optim.state_dict(),
+        state={
+            "stage": stage.name,
+            "first_step": stage.first_step,
+            "first_tokens": stage.first_tokens,
+            "train": asdict(stage.state),
+            "loader": stage.loader.state(stage.state.step),
+            "best": stage.best if stage.best < math.inf else None,
+            "waited": stage.waited,
+            "done": stage.share_done() >= 1,
+            "val_loss": row.get("val_loss"),
+        },
+        average=_average(stage),
+        save_dtype=config.save_dtype,
+        card=model_card(stage, row),
+    )
+    prune(stage.run_dir, max(config.keep_last, config.average_last), config.keep_best)
+    return path
+
+
+def _average(stage: Stage) -> dict[str, Tensor] | None:
+    """The averaged weights to save: the moving average, or the mean with the last checkpoints."""
+    others = stage.recipe.train.average_last - 1
+    if others < 1:
+        return stage.average
+    earlier = step_directories(stage.run_dir)[-others:]
+    return mean_of([stage.placed.state_dict(), *(load_weights(path)[1] for path in earlier)])
+
+
+def model_card(stage: Stage, row: dict[str, Any]) -> str:
+    """`README.md` of a checkpoint: what it is, what it was trained on, how well it does."""
+    config = stage.placed.model.config
+    count = sum(parameter.numel() for _, parameter in stage.placed.named_parameters())
+    lines = [
+        f"# {stage.run_dir.name}",
+        "",
+        f"A decoder of {count:,} parameters ({config.layers} layers, width {config.width}, context "
+        f"{config.context}, {config.vocab:,} tokens), trained with plait for {row['step']:,} steps on "
+        f"{row['tokens']:,} tokens.",
+        "",
+        f"- training loss: {row['loss']:.4f} nats per token",
+    ]
+    if "val_loss" in row:
+        loss, bits = row["val_loss"], row["val_bits_per_byte"]
+        lines.append(f"- held-out loss: {loss:.4f} nats per token, {bits:.4f} bits per byte")
+    lines += [
+        "",
+        "It learned from the data named in its run's `recipe.yaml` and may be wrong about anything.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def restore(stage: Stage, checkpoint: Checkpoint) -> None:
+    """Put a stage where a checkpoint of it left off.
+
+    Raises:
+        ConfigError: when the data are not those of the checkpoint.
+    """
+    saved = checkpoint.state
+    stage.loader.check(saved["loader"])
+    stage.placed.load_state_dict(checkpoint.weights)
+    stage.optim.load_state_dict(checkpoint.optim)
+    stage.state = TrainState(**saved["train"])
+    stage.average = checkpoint.average if stage.recipe.train.ema else None
+    stage.best, stage.waited = saved["best"] if saved["best"] is not None else math.inf, saved["waited"]

@@ -1,0 +1,143 @@
+"""`Recipe`: everything a run depends on, composed of the parts' own configurations. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from plait.config import Config, build, merge, parse_overrides, read_yaml
+from plait.data.config import DataConfig
+from plait.errors import ConfigError, did_you_mean
+from plait.nn.config import ModelConfig
+from plait.parallel.layout import Layout
+from plait.text.tokenizer_config import TokenizerConfig
+from plait.train.config import TrainConfig
+
+SHIPPED = Path(__file__).parent / "shipped"  # in a wheel
+SOURCE = Path(__file__).parents[3] / "recipes"  # in a source tree
+
+
+class FromModel(Config):
+    """Start from the weights, tokenizer and configuration of a model."""
+
+    from_: str = Field(alias="from")
+    dropout: float | None = Field(default=None, ge=0, lt=1)
+    context: int | None = Field(default=None, ge=1, description="shorter rows than the model's context")
+
+
+class Recipe(Config):
+    """One YAML file: data, tokenizer, model, training and layout of a run."""
+
+    out: str
+    seed: int = Field(default=1337, ge=0)
+    data: DataConfig
+    tokenizer: TokenizerConfig | str = TokenizerConfig()
+    model: ModelConfig | FromModel = ModelConfig()
+    train: TrainConfig
+    layout: Layout = Layout()
+
+    @field_validator("tokenizer", mode="before")
+    @classmethod
+    def _tokenizer(cls, value: Any) -> Any:
+        return (
+            value
+            if isinstance(value, str | TokenizerConfig)
+            else build(TokenizerConfig, value, source="tokenizer")
+        )
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _model(cls, value: Any) -> Any:
+        if isinstance(value, Config):
+            return value
+        if isinstance(value, Mapping) and "from" in value:
+            return build(FromModel, value, source="model")
+        return build(ModelConfig, value or {}, source="model")
+
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if not self.out.strip():
+            raise ValueError("out is empty; name a run directory such as runs/first")
+        return self
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file (or a shipped recipe by name) and apply dotted overrides.
+
+    Raises:
+        ConfigError: naming the file, the key and the remedy.
+    """
+    path = find_recipe(path)
+    return build(Recipe, merge(read_yaml(path), parse_overrides(overrides)), source=str(path))
+
+
+def find_recipe(name: str | Path) -> Path:
+    """A recipe's file: a path, or the name of a shipped one.
+
+    Raises:
+        ConfigError: with the closest shipped name.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = shipped_recipes()
+    if str(name) in shipped:
+        return shipped[str(name)]
+    names = ", ".join(shipped)
+    hint = did_you_mean(path.stem, shipped) or f"; shipped recipes: {names}"
+    raise ConfigError(f"recipe {str(name)!r} does not exist{hint}")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with plait, by name."""
+    folder = SHIPPED if SHIPPED.is_dir() else SOURCE
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+# keys of a recipe that may differ when a run is resumed
+FREE_AT_RESUME = (
+    "out",
+    "train.save_every",
+    "train.keep_last",
+    "train.keep_best",
+    "train.stop_after",
+    "layout",
+)
+
+
+def check_resume(saved: Recipe, now: Recipe) -> None:
+    """Refuse to resume a run whose recipe changed, save for what may change.
+
+    Values that were `auto` (or left to be derived) and were settled when the run began count as equal.
+
+    Raises:
+        ConfigError: naming the first key that changed and both values.
+    """
+    before, after = (
+        flatten(saved.model_dump(mode="json", by_alias=True)),
+        flatten(now.model_dump(mode="json", by_alias=True)),
+    )
+    for key in {**before, **after}:
+        if any(key == free or key.startswith(free + ".") for free in FREE_AT_RESUME):
+            continue
+        old, new = before.get(key), after.get(key)
+        settled = new in ("auto", None, 0) and key.startswith(("train.", "model."))
+        if old != new and not settled:
+            raise ConfigError(
+                f"{key} was {old!r} when this run began and is {new!r} now; resume with the old value, "
+                "or set another `out` for a new run"
+            )
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """`{"a": {"b": 1}}` → `{"a.b": 1}`."""
+    result: dict[str, Any] = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            result |= flatten(item, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = item
+    return result

@@ -1,0 +1,223 @@
+"""`plait train`: text → tokens → model → loss → checkpoint, in a directory that can always be resumed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from plait.checkpoint.directory import load
+from plait.checkpoint.resolve import newest
+from plait.checkpoint.run import Checkpoint, load_checkpoint, lock, versions
+from plait.data.config import DataConfig
+from plait.data.loader import Loader
+from plait.data.prepare import EncodedData, open_data, prepare_data
+from plait.device import Machine, peak
+from plait.errors import ConfigError
+from plait.log import say, warn
+from plait.nn.config import ModelConfig
+from plait.parallel.placed import apply_layout
+from plait.recipes.choices import batch_rows, settle, size_of
+from plait.recipes.fit import Stage, fit, restore
+from plait.recipes.recipe import FREE_AT_RESUME, FromModel, Recipe, check_resume
+from plait.recipes.report import write_report
+from plait.recipes.run_directory import read_recipe, refuse_existing, save_recipe
+from plait.recipes.tokenizer import strings_of
+from plait.text.readers import read
+from plait.text.tokenizer import Tokenizer
+from plait.text.train_tokenizer import train as learn_tokenizer
+from plait.train.optim import Optimizer
+
+
+def train_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
+    """Run a recipe and return its last checkpoint.
+
+    Args:
+        resume: continue the run in `recipe.out` if there is one; without it such a run is an error.
+
+    Raises:
+        PlaitError: bad input, a busy directory, divergence, no memory or disk space.
+    """
+    run_dir = Path(recipe.out)
+    with lock(run_dir):
+        saved = read_recipe(run_dir) if resume else None
+        if saved is None:
+            refuse_existing(run_dir)
+            stage = begin(run_dir, recipe)
+        else:
+            stage = resume_run(run_dir, saved, recipe)
+            if stage.share_done() >= 1:
+                path = newest(run_dir)
+                assert path is not None
+                say(f"{run_dir} is finished: {path}")
+                return path
+        try:
+            return fit(stage)
+        finally:
+            say(f"report: {write_report(run_dir)}")
+
+
+def begin(run_dir: Path, recipe: Recipe) -> Stage:
+    """Everything a new run needs, in order; `recipe.yaml` is written once all of it works."""
+    tokenizer, config, weights = start(run_dir, recipe)
+    context = row_context(recipe, config)
+    data = prepare_data(recipe.data, tokenizer, run_dir / "data", context, recipe.seed)
+    recipe, machine, reasons = settle(recipe, config, context, planned_tokens(recipe, data, context))
+    for choice, reason in reasons.items():
+        say(f"{choice}: {getattr(recipe.train, choice)} ({reason})")
+    if weights is None:
+        recipe = recipe.model_copy(update={"model": config})
+    stage = build_stage(run_dir, recipe, tokenizer, data, config, machine, weights)
+    save_recipe(run_dir, recipe)
+    return stage
+
+
+def resume_run(run_dir: Path, saved: Recipe, asked: Recipe) -> Stage:
+    """The stage of an interrupted run at its newest checkpoint, or at step 0 if it has none."""
+    check_resume(saved, asked)
+    train = {key.partition(".")[2] for key in FREE_AT_RESUME if key.startswith("train.")}
+    changed = {key: getattr(asked.train, key) for key in train}
+    recipe = saved.model_copy(update={"out": asked.out, "train": saved.train.model_copy(update=changed)})
+    path = newest(run_dir)
+    checkpoint = load_checkpoint(path) if path else None
+    weights: dict[str, Tensor] | None = None
+    if checkpoint is not None:
+        warn_versions(checkpoint)
+        tokenizer, config = Tokenizer.load(checkpoint.path), checkpoint.config
+    elif isinstance(recipe.model, FromModel):
+        tokenizer, config, weights = start(run_dir, recipe)
+    else:
+        tokenizer, config = Tokenizer.load(run_dir / "tokenizer"), recipe.model
+    data = open_data(run_dir / "data", tokenizer)
+    recipe, machine, _ = settle(recipe, config, data.context, None)
+    stage = build_stage(run_dir, recipe, tokenizer, data, config, machine, weights)
+    if checkpoint is not None:
+        restore(stage, checkpoint)
+    save_recipe(run_dir, recipe)
+    say(f"resuming {run_dir} after step {stage.first_step + stage.state.step}")
+    return stage
+
+
+def start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig, dict[str, Tensor] | None]:
+    """Tokenizer, model configuration, and weights where the recipe starts from a model."""
+    if isinstance(recipe.model, FromModel):
+        if "tokenizer" in recipe.model_fields_set:
+            raise ConfigError("model.from brings its tokenizer; take the key `tokenizer` out of the recipe")
+        model, tokenizer = load(recipe.model.from_)
+        weights = {name: parameter.data for name, parameter in model.named_parameters()}
+        rate = recipe.model.dropout
+        config = model.config if rate is None else model.config.model_copy(update={"dropout": rate})
+        return tokenizer, config, weights
+    tokenizer = make_tokenizer(run_dir, recipe)
+    config = recipe.model
+    if config.vocab and config.vocab < tokenizer.vocab_size:
+        raise ConfigError(
+            f"model.vocab={config.vocab} is smaller than the tokenizer's {tokenizer.vocab_size}; leave it out"
+        )
+    return tokenizer, config.model_copy(update={"vocab": config.vocab or tokenizer.vocab_size}), None
+
+
+def make_tokenizer(run_dir: Path, recipe: Recipe) -> Tokenizer:
+    """Load the recipe's tokenizer directory, or learn one from its data into `tokenizer/`."""
+    if isinstance(recipe.tokenizer, str):
+        return Tokenizer.load(recipe.tokenizer)
+    directory = run_dir / "tokenizer"
+    shutil.rmtree(directory, ignore_errors=True)  # of an attempt that never became a run
+    tokenizer = learn_tokenizer(_texts(recipe.data), **recipe.tokenizer.model_dump())
+    directory.mkdir(parents=True)
+    tokenizer.save(directory)
+    return tokenizer
+
+
+def _texts(config: DataConfig) -> Iterator[str]:
+    for entry in config.mixture().values():
+        for document in read(entry.path, format=config.format, fields=config.fields or None):
+            yield from strings_of(document)
+
+
+def row_context(recipe: Recipe, config: ModelConfig) -> int:
+    """Tokens in a row: the model's context, or fewer where the recipe says so."""
+    asked = recipe.model.context if isinstance(recipe.model, FromModel) else None
+    if asked is not None and asked > config.context:
+        raise ConfigError(f"model.context={asked} is more than the model's {config.context}; lower it")
+    return asked or config.context
+
+
+def planned_tokens(recipe: Recipe, data: EncodedData, context: int) -> int | None:
+    """Tokens the whole run will see; None where the clock decides."""
+    train = recipe.train
+    if train.steps is not None:
+        return train.steps * batch_rows(recipe, context) * context
+    rows = sum(source.rows.count for source in data.train)
+    return round(train.epochs * rows * context) if train.epochs is not None else None
+
+
+def build_stage(
+    run_dir: Path,
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    data: EncodedData,
+    config: ModelConfig,
+    machine: Machine,
+    weights: dict[str, Tensor] | None,
+    *,
+    name: str = "",
+    first_step: int = 0,
+    first_tokens: int = 0,
+) -> Stage:
+    """Place the model and gather what training it needs. `recipe` is settled."""
+    settings = recipe.train
+    assert isinstance(settings.threads, int)
+    assert isinstance(settings.micro_batch, int)
+    assert settings.batch_size
+    torch.set_num_threads(settings.threads)
+    placed = apply_layout(
+        config,
+        recipe.layout,
+        torch.device(machine.kind),
+        dtype=settings.dtype,
+        seed=recipe.seed,
+        compiled=bool(settings.compile),
+    )
+    if weights is not None:
+        placed.load_state_dict(weights)
+    loader = Loader(
+        data.train,
+        batch_size=settings.batch_size,
+        micro_batch=settings.micro_batch,
+        seed=recipe.seed,
+        attend_across=recipe.data.attend_across,
+    )
+    stage = Stage(
+        run_dir=run_dir,
+        recipe=recipe,
+        tokenizer=tokenizer,
+        data=data,
+        placed=placed,
+        loader=loader,
+        optim=Optimizer(placed.named_parameters(), settings),
+        peak=peak(machine, settings.dtype),
+        flops_per_token=size_of(config).flops_per_token,
+        name=name,
+        first_step=first_step,
+        first_tokens=first_tokens,
+    )
+    if settings.dtype == "float16":
+        stage.state.loss_scale = 2.0**16
+    if settings.ema:
+        stage.average = {key: value.clone() for key, value in placed.state_dict().items()}
+    return stage
+
+
+def warn_versions(checkpoint: Checkpoint) -> None:
+    """Say when another plait or torch wrote a checkpoint: then a resume is not equal to the last bit."""
+    now = versions()
+    for name in ("plait", "torch"):
+        if checkpoint.versions[name] != now[name]:
+            warn(
+                f"{checkpoint.path} was written with {name} {checkpoint.versions[name]}, "
+                f"this is {now[name]}: the run goes on, but may differ in the last bits"
+            )
