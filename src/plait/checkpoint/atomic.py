@@ -32,31 +32,36 @@ def new_directory(target: Path, needed: int = 0, note: str = "") -> Iterator[Pat
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = target.parent / f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    with full_disk_named(target, needed, note):
+        try:
+            if needed > shutil.disk_usage(target.parent).free:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            draft.mkdir()
+            yield draft
+            sync_tree(draft)
+            _put(draft, target)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+def _put(draft: Path, target: Path) -> None:
+    old = target.parent / f".old-{draft.name.removeprefix('.tmp-')}"
+    if target.exists():
+        target.rename(old)
+    draft.rename(target)
+    sync(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def full_disk_named(target: Path, needed: int, note: str = "") -> Iterator[None]:
+    """Turn the system's refusal to write more into an error that says how much was needed and is free."""
     try:
-        _check_space(target, needed, note)
-        draft.mkdir()
-        yield draft
-        sync_tree(draft)
-        if target.exists():
-            old = target.parent / f".old-{draft.name[5:]}"
-            target.rename(old)
-            draft.rename(target)
-            shutil.rmtree(old)
-        else:
-            draft.rename(target)
-        sync(target.parent)
+        yield
     except OSError as error:
         if error.errno not in FULL:
             raise
-        shutil.rmtree(draft, ignore_errors=True)  # first, so that the free space named is what there is
         raise _no_space(target, needed, note) from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _check_space(target: Path, needed: int, note: str) -> None:
-    if needed > shutil.disk_usage(target.parent).free:
-        raise _no_space(target, needed, note)
 
 
 def _no_space(target: Path, needed: int, note: str) -> TrainingError:

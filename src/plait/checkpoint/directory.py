@@ -61,7 +61,7 @@ def save_model(
         ModelError: when the directory holds something that is not a model.
         TrainingError: when the disk is full.
     """
-    target = Path(directory)
+    target = Path(directory).resolve() if Path(directory).is_symlink() else Path(directory)
     if target.exists() and not (target / "config.json").is_file() and not _empty(target):
         raise ModelError(f"{target} exists and is not a model directory; choose another name")
     with new_directory(target, stored_bytes(weights, as_dtype(save_dtype)) + SLACK) as draft:
@@ -94,12 +94,11 @@ def write_model(
     family = announced_family(config)
     own = {name: weights[name] for name in parameter_shapes(config)}
     write_shards(directory, "model", export(family, config, own), as_dtype(save_dtype), max_shard)
-    ids: dict[str, int | None] = {}
+    tokens: dict[str, Any] = {}
     if tokenizer is not None:
-        ids = {"bos_id": tokenizer.bos_id, "eos_id": tokenizer.eos_id, "pad_id": tokenizer.pad_id}
         tokenizer.save(directory, context=config.context)
-    _write_json(directory / "config.json", to_hf_config(config, dtype=save_dtype, **ids))
-    tokens = {f"{name[:-3]}_token_id": value for name, value in ids.items() if value is not None}
+        tokens = token_ids(tokenizer)
+    _write_json(directory / "config.json", to_hf_config(config, dtype=save_dtype, tokens=tokens))
     _write_json(directory / "generation_config.json", tokens | dict(generation or {}))
     readme = card or _short_card(config, family, sum(tensor.numel() for tensor in own.values()))
     (directory / "README.md").write_text(readme, encoding="utf-8")
@@ -191,6 +190,14 @@ def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
     """Name and shape of every parameter; tied ones once."""
     with torch.device("meta"):
         return {name: parameter.shape for name, parameter in Decoder(config).named_parameters()}
+
+
+def token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
+    """The ids that begin, end and pad, as config.json and generation_config.json name them."""
+    stop = list(tokenizer.stop_ids)
+    ends = stop if len(stop) > 1 else tokenizer.eos_id
+    ids = {"bos_token_id": tokenizer.bos_id, "eos_token_id": ends, "pad_token_id": tokenizer.pad_id}
+    return {name: value for name, value in ids.items() if value is not None}
 
 
 def as_dtype(name: str) -> torch.dtype:

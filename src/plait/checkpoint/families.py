@@ -211,29 +211,25 @@ READERS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
 
 
 def to_hf_config(
-    config: ModelConfig,
-    *,
-    dtype: str = "float32",
-    bos_id: int | None = None,
-    eos_id: int | None = None,
-    pad_id: int | None = None,
+    config: ModelConfig, *, dtype: str = "float32", tokens: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """The content of config.json; what the family has no field for goes under `plait`, which others ignore.
 
     Args:
         config: with `vocab` set.
         dtype: name of the dtype the weights are stored in.
-        bos_id, eos_id, pad_id: ids of the tokenizer's special tokens.
+        tokens: `bos_token_id`, `eos_token_id`, `pad_token_id`, those there are.
     """
     family = choose_family(config)
-    tokens = {"bos_token_id": bos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
-    shared = {"dtype": dtype, "torch_dtype": dtype, **tokens}
+    ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    shared = {"dtype": dtype, "torch_dtype": dtype, **ids, **(tokens or {})}
     if family == "plait":
         head = {"model_type": "plait", "architectures": ["PlaitDecoder"], "vocab_size": config.vocab}
         return head | shared | {"plait": config.model_dump(mode="json")}
     values = _write(config, family) | shared
     back, fields = _read(values, family).model_dump(mode="json"), config.model_dump(mode="json")
-    return values | {"plait": {name: value for name, value in fields.items() if back[name] != value}}
+    rest = {name: value for name, value in fields.items() if back[name] != value}
+    return values | ({"plait": rest} if rest else {})
 
 
 def from_hf_config(values: Mapping[str, Any]) -> tuple[ModelConfig, str]:
@@ -248,7 +244,7 @@ def from_hf_config(values: Mapping[str, Any]) -> tuple[ModelConfig, str]:
     if values.get("quantization_config"):
         raise ModelError("config.json: quantization_config is set; plait reads unquantized weights only")
     if family == "plait":
-        return _validated(dict(ours)), "plait"
+        return _with_vocab(_validated(dict(ours))), "plait"
     if not isinstance(family, str) or family not in READERS:
         known = [*READERS, "plait"]
         raise ModelError(
@@ -256,7 +252,7 @@ def from_hf_config(values: Mapping[str, Any]) -> tuple[ModelConfig, str]:
             + did_you_mean(str(family), known)
         )
     config = _read(values, family)
-    return (_validated(config.model_dump() | dict(ours)) if ours else config), family
+    return _with_vocab(_validated(config.model_dump() | dict(ours)) if ours else config), family
 
 
 def choose_family(config: ModelConfig) -> str:
@@ -309,9 +305,18 @@ def _write(config: ModelConfig, family: str) -> dict[str, Any]:
 
 
 def _read(values: Mapping[str, Any], family: str) -> ModelConfig:
-    fields = READERS[family](values)
+    try:
+        fields = READERS[family](values)
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise ModelError(f"config.json: a value is not of the kind {family} has ({error})") from None
     vocab = values.get("vocab_size", 50257)
     return _validated(fields | {"vocab": vocab, "init_std": values.get("initializer_range", 0.02)})
+
+
+def _with_vocab(config: ModelConfig) -> ModelConfig:
+    if config.vocab < 1:
+        raise ModelError("config.json has no vocab_size; restore the file the weights came with")
+    return config
 
 
 def _validated(fields: dict[str, Any]) -> ModelConfig:

@@ -114,7 +114,8 @@ def save_checkpoint(
         for stem, tensors in extra.items():
             write_shards(draft / "state", stem, tensors, max_shard=max_shard)
         _write_state(draft, step, state)
-    atomic.write_text(checkpoints / "last", target.name)
+    with atomic.full_disk_named(checkpoints / "last", len(target.name), note):
+        atomic.write_text(checkpoints / "last", target.name)
     return target
 
 

@@ -8,6 +8,7 @@ a full disk is an `OSError`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -133,7 +134,7 @@ def tensor_paths(directory: Path, stem: str) -> list[Path]:
     try:
         where = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(where.values()))
-        plain = [Path(name).name == name and "\\" not in name for name in names]
+        plain = [re.fullmatch(r"[\w.-]+\.safetensors", name) is not None for name in names]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(index, error) from None
     if not all(plain):

@@ -95,16 +95,16 @@ class ModelConfig(Config):
         width, heads = number("width"), number("heads")
         if width < 1 or heads < 1:
             return values
-        if not number("head_dim"):
+        if values.get("head_dim", 0) == 0:
             if width % heads:
                 good = [n for n in range(1, width + 1) if width % n == 0 and n <= 4 * heads]
                 raise ValueError(
                     f"width={width} is not divisible by heads={heads}; use heads from {good} or set head_dim"
                 )
             values["head_dim"] = width // heads
-        if not number("kv_heads"):
+        if values.get("kv_heads", 0) == 0:
             values["kv_heads"] = max((n for n in range(1, heads // 2 + 1) if heads % n == 0), default=heads)
-        if not number("ffn"):
+        if values.get("ffn", 0) == 0:
             gated = values.get("gated", cls.model_fields["gated"].default)
             values["ffn"] = -(-(width * 8 // 3 if gated else width * 4) // 32) * 32
         return values
