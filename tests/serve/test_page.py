@@ -70,7 +70,7 @@ def test_a_chat_streams_markdown_and_shows_probabilities(url: str, open_page: Ca
     assert page.locator(".prose strong").inner_text() == "woven"
     assert page.locator(".prose code").inner_text() == "three"
     assert page.locator(".prose li").all_inner_texts() == ["一", "二"]
-    assert "finished by itself" in page.locator(".meta").inner_text()
+    assert "finished by itself" in page.locator("#chat .meta").inner_text()
 
     page.get_by_role("switch", name="Token probabilities").check()
     tokens = page.locator("#chat .token")
@@ -142,6 +142,7 @@ def test_a_continuation_can_branch_at_a_token_on_a_phone(url: str, open_page: Ca
     choices.first.click()
     page.locator("#complete .picked", has_text="Plaits").wait_for()
     assert page.locator("#complete .picked").inner_text().startswith("Plaits" + picked.replace("␣", " "))
+    page.get_by_text("finished by itself").wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     page.get_by_role("button", name="Model and settings").click()
     page.get_by_text("Parameters", exact=True).wait_for()

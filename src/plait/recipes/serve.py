@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import webbrowser
 from collections.abc import Callable, Sequence
@@ -50,7 +51,7 @@ def serve(
     from plait.serve.server import address, listen
 
     api_key = _api_key(api_key_env)
-    on_loopback = host in LOOPBACK
+    on_loopback = _is_loopback(host)
     if not on_loopback and api_key is None:
         warn(f"everyone who can reach {host} can use this server; set a key with --api-key-env NAME")
     hosts = [*LOOPBACK, host, *allow_host] if on_loopback or allow_host else None
@@ -76,6 +77,13 @@ def serve(
 
         app = App(engine, api_key=api_key, hosts=hosts, limits=Limits(queue=queue), facts=facts)
         Server(app, ready=on_ready).run(sockets=[listener])
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _api_key(name: str | None) -> str | None:

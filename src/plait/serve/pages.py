@@ -64,7 +64,9 @@ def read_note(directories: list[Path], name: str) -> Any:
         try:
             if path.stat().st_size > MAX_NOTE:
                 raise ValueError(f"larger than {MAX_NOTE} bytes")
-            return json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(path.read_text(encoding="utf-8"))
+            json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")  # can it be sent?
+            return value
         except (OSError, ValueError) as error:
             warn(f"{path} is left out of the page: {error}")
             return None

@@ -42,7 +42,7 @@ export class TokenText {
 
   append(text, parts) {
     const share = Math.exp(parts.reduce((sum, part) => sum + part.logprob, 0));
-    const node = el("span", { class: share < 0.1 ? "token rare" : "token", tabindex: "-1" }, text);
+    const node = el("span", { class: `token${share < 0.1 ? " rare" : ""}${/^\n+$/.test(text) ? " line" : ""}`, tabindex: "-1" }, text);
     node.style.setProperty("--p", share.toFixed(3));
     this.items.push({ node, text, parts, share });
     this.node.append(node);

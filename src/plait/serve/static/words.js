@@ -114,6 +114,7 @@ export const en = {
 };
 
 export const zh = {
+  same: "{text}",
   skip: "跳到对话",
   tab_chat: "对话",
   tab_complete: "续写",
