@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import jinja2
@@ -195,15 +196,14 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_pro
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
     tokens = {name: tokenizer.special_token(name) for name in names}
     try:
-        template = _environment().from_string(tokenizer.chat_template)
-        return template.render(
+        return _compiled(tokenizer.chat_template).render(
             messages=messages,
             add_generation_prompt=add_generation_prompt,
             tools=None,
             documents=None,
             **{name: token for name, token in tokens.items() if token},
         )
-    except jinja2.TemplateError as error:
+    except Exception as error:  # a template is a program of someone else's: anything may be raised
         raise ModelError(f"the chat template does not take these messages: {error}") from None
 
 
@@ -224,6 +224,11 @@ class _SafeNamespace(Namespace):
         if name.startswith("_"):
             raise jinja2.exceptions.SecurityError(f"{name!r} is not a name a template may set")
         super().__setitem__(name, value)
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> jinja2.Template:
+    return _environment().from_string(template)
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

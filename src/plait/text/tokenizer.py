@@ -146,11 +146,7 @@ class Tokenizer:
 
     def encode_prompt(self, text: str) -> list[int]:
         """What `transformers` gives for `tokenizer(text).input_ids`: model's own tokens around it."""
-        if not self._settings.keys() & {"add_bos_token", "add_eos_token"}:
-            return self._encode(self._backend, text, around=True).ids
-        begin = [self.bos_id] if self._settings.get("add_bos_token") and self.bos_id is not None else []
-        end = [self.eos_id] if self._settings.get("add_eos_token") and self.eos_id is not None else []
-        return begin + self.encode(text) + end
+        return self._encode(self._backend, text, around=True).ids
 
     def encode_batch(self, texts: Sequence[str], plain: bool = True) -> list[list[int]]:
         """Ids of many texts, on all cores."""
