@@ -38,7 +38,7 @@ def size_of(config: ModelConfig) -> Size:
 
     with torch.device("meta"):
         model = Decoder(config)
-    shapes = {name: parameter for name, parameter in model.named_parameters()}
+    shapes = dict(model.named_parameters())
     total = sum(parameter.numel() for parameter in shapes.values())
     active = sum(p.numel() for name, p in shapes.items() if not name.startswith("embed_"))
     if config.tied:

@@ -277,7 +277,7 @@ def model_card(stage: Stage, row: dict[str, Any]) -> str:
         lines.append(f"- held-out loss: {loss:.4f} nats per token, {bits:.4f} bits per byte")
     lines += [
         "",
-        "It learned from the data named in its run's `recipe.yaml` and may be wrong about anything.",
+        "It learned from the data named in the run's `recipe.yaml` and may be wrong about anything.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,0 +1,77 @@
+"""The application, and options that several verbs share."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Group, Parameter
+
+import plait
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+
+app = App(
+    name="plait",
+    help="Raw text to a served language model, in parallel.\n\n"
+    "First steps: `plait quickstart`, or with your own text `plait quickstart --text FOLDER`.\n\n"
+    "MODEL is a model directory, a run directory (its newest checkpoint; RUN:best, RUN:average) or a step.",
+    version=plait.__version__,
+    help_format="markdown",
+)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Where and how precisely a model runs.
+
+    Args:
+        device: Where the model runs.
+        dtype: float32, bfloat16 or float64; default as stored.
+    """
+
+    device: Device = "cpu"
+    dtype: Literal["float32", "bfloat16", "float16", "float64"] | None = None
+
+
+@Parameter(name="*", group=Group("Sampling"))
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Args:
+        max_tokens: Longest continuation.
+        temperature: 0 takes the most probable token.
+        top_k: Only the k most probable tokens.
+        top_p: Only the most probable tokens that make up this probability.
+        min_p: Only tokens at least this share as probable as the best.
+        repetition_penalty: Above 1 discourages tokens that were there.
+        frequency_penalty: Discourages tokens by how often they were written.
+        presence_penalty: Discourages tokens that were written.
+        seed: Makes sampling repeatable.
+        stop: Stop before this text; may be given several times.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    stop: list[str] | None = None
+
+    def given(self, **more: Any) -> dict[str, Any]:
+        """Only what was given."""
+        return given(**asdict(self), **more)
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Only what was given."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+Words = Annotated[str, Parameter(allow_leading_hyphen=True)]

@@ -1,0 +1,142 @@
+"""Verbs on text: prepare, tokenizer, tokenize."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from plait.cli.app import given
+from plait.errors import ConfigError
+
+
+def prepare(
+    inputs: Annotated[list[str], Parameter(name="INPUT", consume_multiple=True)],
+    /,
+    *,
+    out: str,
+    format: str = "auto",
+    field: Annotated[list[str] | None, Parameter(name="--field")] = None,
+    steps: str | None = None,
+    languages: str | None = None,
+    min_chars: int | None = None,
+    max_chars: int | None = None,
+    max_symbols: float | None = None,
+    max_repetition: float | None = None,
+    dedup: Literal["near", "exact", "none"] = "near",
+    similarity: float = 0.8,
+    workers: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Clean, filter and deduplicate text into documents and a report.
+
+    DIR then serves as `data.text` of a recipe.
+
+    ```
+    plait prepare books/ --out clean
+    plait prepare posts.jsonl --field text=body --languages zh,en --out clean
+    plait prepare page.html --steps html,mojibake,unicode_nfkc,whitespace --out clean
+    ```
+
+    Args:
+        inputs: Files, folders, globs, `-` or `hf://owner/name`.
+        out: Directory to write documents.jsonl, dropped.jsonl and report.json to.
+        format: auto, document, lines, paragraphs, or a named reader.
+        field: Rename a column: `text=body`; a number for a headerless table.
+        steps: Cleaning steps by name, comma separated.
+        languages: Keep only these, comma separated.
+        min_chars: Drop shorter documents.
+        max_chars: Drop longer documents.
+        max_symbols: Largest share of symbols.
+        max_repetition: Largest share of repeated text.
+        dedup: Which duplicates to remove.
+        similarity: From which on near duplicates count as the same.
+        workers: Processes.
+        overwrite: Replace an earlier result of prepare.
+    """
+    from plait.config import build
+    from plait.recipes.prepare import PrepareConfig
+    from plait.recipes.prepare import prepare as run
+
+    rules = given(
+        min_chars=min_chars,
+        max_chars=max_chars,
+        max_symbols=max_symbols,
+        max_repetition=max_repetition,
+        languages=languages and languages.split(","),
+    )
+    settings = given(steps=steps and steps.split(","), fields=fields_of(field), workers=workers)
+    settings |= {"format": format, "dedup": dedup, "similarity": similarity, "overwrite": overwrite}
+    run(inputs, out, build(PrepareConfig, settings | {"rules": rules}, source="prepare"))
+
+
+def tokenizer(
+    inputs: Annotated[list[str] | None, Parameter(name="INPUT", consume_multiple=True)] = None,
+    /,
+    *,
+    out: str,
+    vocab_size: int | None = None,
+    kind: Literal["bpe", "unigram", "char", "byte"] = "bpe",
+    style: Literal["byte-level", "words"] = "byte-level",
+    num_merges: int | None = None,
+    merges: str | None = None,
+    format: str = "auto",
+    field: Annotated[list[str] | None, Parameter(name="--field")] = None,
+) -> None:
+    """Learn a tokenizer from text, or import published merges.
+
+    ```
+    plait tokenizer clean --vocab-size 8192 --out tok
+    plait tokenizer --merges bpe.codes --out tok
+    ```
+
+    Args:
+        inputs: Files, folders, globs, `-`, or a directory written by prepare.
+        out: Directory for the tokenizer; serves as `tokenizer` of a recipe.
+        vocab_size: Number of tokens, special tokens included.
+        kind: What the tokens are.
+        style: `words` splits at spaces and marks word ends, as subword-nmt does.
+        num_merges: Merges to learn in the `words` style.
+        merges: A merges file in subword-nmt's format to use instead of learning.
+        format: How to read the inputs.
+        field: Rename a column: `text=body`.
+    """
+    from plait.config import build
+    from plait.recipes.tokenizer import train_tokenizer
+    from plait.text.tokenizer_config import TokenizerConfig
+
+    if not inputs and merges is None:
+        raise ConfigError("give text to learn from, or published merges with --merges FILE")
+    settings = None
+    if merges is None:
+        chosen = given(kind=kind, vocab_size=vocab_size, style=style, merges=num_merges)
+        settings = build(TokenizerConfig, chosen, source="tokenizer")
+    train_tokenizer(inputs or [], out, settings, merges=merges, fields=fields_of(field), format=format)
+
+
+def tokenize(directory: str, file: str | None = None, /, *, pieces: bool = False) -> None:
+    """Print the token ids (or pieces) of each line of a file or of standard input.
+
+    ```
+    plait tokenize tok input.txt
+    echo 并行 | plait tokenize tok --pieces
+    ```
+
+    Args:
+        directory: A tokenizer or model directory.
+        file: Text; standard input without it.
+        pieces: Print pieces instead of ids, in the `@@ ` style for a tokenizer of words.
+    """
+    from plait.recipes.tokenizer import tokenize as run
+
+    run(directory, file, pieces=pieces)
+
+
+def fields_of(words: list[str] | None) -> dict[str, str | int] | None:
+    """`["text=body"]` → `{"text": "body"}`; numbers name columns of headerless tables."""
+    if not words:
+        return None
+    pairs = [word.partition("=") for word in words]
+    if bad := [name for name, equals, _ in pairs if not equals]:
+        raise ConfigError(f"--field {bad[0]!r} has no column; write for example --field text=body")
+    return {name: int(column) if column.isdigit() else column for name, _, column in pairs}

@@ -1,0 +1,77 @@
+"""Verbs that train: quickstart, train."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from plait.cli.app import Words
+
+
+def quickstart(
+    *,
+    text: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    minutes: float = 4,
+    out: str = "runs/quickstart",
+    serve: bool = True,
+    port: int = 8000,
+    open_browser: bool = True,
+) -> None:
+    """Train a language model from raw text in minutes and talk to it in the browser.
+
+    Interrupted, it resumes at the stage where it was.
+
+    ```
+    plait quickstart
+    plait quickstart --text ~/novels --minutes 10 --out runs/novels
+    ```
+
+    Args:
+        text: Your files or folders; without it, the Python documentation on this machine.
+        minutes: Time for both training stages together.
+        out: Run directory.
+        serve: Serve the page at the end.
+        port: Port of the page.
+        open_browser: Open the page when it answers.
+    """
+    from plait.recipes.quickstart import quickstart as run
+
+    run(text=text, minutes=minutes, out=out, serve=serve, port=port, open_browser=open_browser)
+
+
+def train(
+    recipe: str,
+    /,
+    *overrides: Words,
+    layout: str | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Train a model as a recipe says. `key=value` or `--key value` changes any of its keys.
+
+    ```
+    plait train recipe.yaml train.lr=3e-4 out=runs/second
+    plait train shakespeare-small data.text=input.txt --dry-run
+    plait train recipe.yaml --resume
+    ```
+
+    Args:
+        recipe: A YAML file, or the name of a shipped recipe (`plait config list`).
+        overrides: Changed keys, such as train.lr=3e-4.
+        layout: Ranks per kind of parallelism, such as dp=2,tp=2.
+        resume: Continue the run in `out` if there is one, else start it.
+        dry_run: Show parameters, memory, predicted time and the first batch; train nothing.
+    """
+    from plait.recipes.recipe import load_recipe
+
+    words = list(overrides) + [f"layout.{part}" for part in (layout or "").split(",") if part]
+    loaded = load_recipe(recipe, words)
+    if dry_run:
+        from plait.recipes.dry_run import dry_run as run
+
+        run(loaded)
+        return
+    from plait.recipes.train import train_recipe
+
+    print(train_recipe(loaded, resume=resume))
