@@ -7,6 +7,7 @@ import os
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -166,6 +167,17 @@ def test_base_models_and_old_configurations_open(tmp_path):
     hidden = model.model(TOKENS).last_hidden_state
     expected = hidden @ model.model.embed_tokens.weight.T
     torch.testing.assert_close(load_model(tmp_path)(TOKENS), expected, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_gpt2_opens_as_the_hub_has_it(tmp_path):
+    """Names without `transformer.`, and the causal mask beside the weights."""
+    model = theirs("gpt2")
+    model.transformer.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    assert "wte.weight" in tensors
+    save_file(tensors | {"h.0.attn.bias": torch.ones(1, 1, 64, 64).tril()}, tmp_path / "model.safetensors")
+    torch.testing.assert_close(load_model(tmp_path)(TOKENS), model(TOKENS).logits, rtol=0, atol=1e-4)
 
 
 def test_transformers_keeps_the_settings_only_plait_knows(tmp_path):
