@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from plait.config import build
 from plait.errors import ConfigError, InputError, ModelError
 from plait.text.tokenizer import Tokenizer
-from plait.text.tokenizer_config import SPECIAL_TOKENS, TokenizerConfig
+from plait.text.tokenizer_config import SPECIAL_TOKENS, Kind, TokenizerConfig
 from plait.text.train_tokenizer import CHUNK, train
 
 ENGLISH = topics.topics["assignment"] + "The weaver's shuttle flies; don't stop it, she said (twice).\n"
@@ -19,7 +19,7 @@ CHINESE = (
     "他说：“你好，世界！”明月、春风、故乡、千里；花落（春来）。\n"
 ) * 3
 CORPUS = [ENGLISH, CHINESE]
-SIZES = {"bpe": 400, "unigram": 300, "char": None, "byte": None}
+SIZES: dict[Kind, int | None] = {"bpe": 400, "unigram": 300, "char": None, "byte": None}
 KINDS = list(SIZES)
 
 EMOJI = ["👩‍👩‍👧‍👦", "🇨🇳", "❤️", "\u200d", "\u0301"]
@@ -45,7 +45,7 @@ TEXTS = st.lists(AWKWARD | st.text(max_size=8) | st.sampled_from(["春眠", "，
 
 
 @pytest.fixture(scope="module")
-def trained() -> dict[str, Tokenizer]:
+def trained() -> dict[Kind, Tokenizer]:
     return {kind: train(CORPUS, kind=kind, vocab_size=size) for kind, size in SIZES.items()}
 
 

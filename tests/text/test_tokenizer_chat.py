@@ -37,7 +37,7 @@ CHATML = (
 )
 
 
-def turn(role: str, content) -> dict:
+def turn(role: object, content: object) -> dict:
     return {"role": role, "content": content}
 
 

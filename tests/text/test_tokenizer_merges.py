@@ -144,3 +144,16 @@ def test_more_merges_than_the_text_supports_are_refused():
     ):
         train(["abcd abcd abcd"], style="words", merges=50)
     assert train(["abcd abcd abcd"], style="words", merges=3).pieces("abcd") == ["abcd"]
+
+
+def test_words_can_be_sized_by_vocabulary_too():
+    characters = 6 + 5  # special tokens, and a b c d with the d at the end of a word
+    assert train(["abcd abcd abcd"], style="words", vocab_size=characters + 2).vocab_size == characters + 2
+    with pytest.raises(
+        ConfigError, match=r"vocab_size=50 is more than this text supports, which gives 14; use"
+    ):
+        train(["abcd abcd abcd"], style="words", vocab_size=50)
+    with pytest.raises(
+        ConfigError, match=r"vocab_size=7 does not hold the 11 characters of this text; use a larger"
+    ):
+        train(["abcd abcd abcd"], style="words", vocab_size=7)

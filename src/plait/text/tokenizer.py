@@ -145,7 +145,7 @@ class Tokenizer:
         return self._encode(self._plain, text).ids
 
     def encode_prompt(self, text: str) -> list[int]:
-        """What `transformers` gives for `tokenizer(text).input_ids`: model's own tokens around it."""
+        """What `transformers` gives for `tokenizer(text).input_ids`: `encode`, and what the model needs."""
         return self._encode(self._backend, text, around=True).ids
 
     def encode_batch(self, texts: Sequence[str], plain: bool = True) -> list[list[int]]:

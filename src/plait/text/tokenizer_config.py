@@ -76,7 +76,7 @@ class TokenizerConfig(Config):
             )
         if (self.merges is None) == (self.vocab_size is None):
             raise ValueError("style=words needs exactly one of merges and vocab_size")
-        if (self.merges or self.vocab_size or 0) < 1:
+        if self.merges is not None and self.merges < 1:
             raise ValueError(f"merges={self.merges} must be at least 1")
 
 

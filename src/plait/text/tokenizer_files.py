@@ -58,8 +58,8 @@ def template_of(settings: Mapping[str, Any]) -> str:
     template = settings.get("chat_template") or ""
     if isinstance(template, str):
         return template
-    named = {one["name"]: one["template"] for one in template}
-    return named.get("default", "")
+    named = {one.get("name"): one.get("template") for one in template if isinstance(one, dict)}
+    return named.get("default") or ""
 
 
 def read_text(path: Path) -> str:

@@ -173,9 +173,13 @@ def _words(chunks: Iterator[str], config: TokenizerConfig) -> Backend:
     texts = [chunk.replace("<|", "< |") for chunk in chunks]
     specials = special_tokens(UNKNOWN_TOKEN)
     base = len(specials) + _alphabet_size(texts)
-    size = config.vocab_size if config.merges is None else base + config.merges
+    size = base + config.merges if config.merges else config.vocab_size or 0
+    if size < base:
+        raise ConfigError(
+            f"vocab_size={size} does not hold the {base} characters of this text; use a larger one"
+        )
     trainer = trainers.BpeTrainer(
-        vocab_size=size or 0,
+        vocab_size=size,
         min_frequency=MIN_FREQUENCY,
         special_tokens=specials,
         end_of_word_suffix=WORD_END,
@@ -184,13 +188,12 @@ def _words(chunks: Iterator[str], config: TokenizerConfig) -> Backend:
     backend = words_backend({}, [])
     backend.train_from_iterator(texts, trainer)
     found = backend.get_vocab_size()
-    if config.merges is None:
-        _check_size(found, config.vocab_size or 0)
-    elif found < base + config.merges:
+    if config.merges and found < size:
         raise ConfigError(
             f"merges={config.merges} is more than this text supports, which gives {found - base}; "
             f"use merges={found - base} or less, or more text"
         )
+    _check_size(found, size)
     return backend
 
 
