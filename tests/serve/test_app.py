@@ -133,6 +133,16 @@ def test_a_body_that_does_not_arrive_ends_in_a_timeout(start: Callable, engine: 
             assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
+def test_a_client_that_leaves_while_it_asks_is_no_error_of_ours(start: Callable, engine: Engine):
+    with start(engine) as server:
+        head = b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n{"
+        raw(server.url, head).close()
+        line = 'plait_requests_total{route="/v1/completions",status="499"} 1.0'
+        end = time.monotonic() + 10
+        while line not in httpx.get(server.url + "/metrics").text:
+            assert time.monotonic() < end
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plait.config import Config
@@ -229,6 +230,8 @@ class App:
         except TimeoutError:
             message = f"the body did not arrive within {self.limits.body_seconds:g} s"
             raise ApiError(message, status=408, code="timeout", headers={"connection": "close"}) from None
+        except ClientDisconnect:
+            raise ApiError("the client left", status=499, code="client_closed") from None
         return parse_json(bytes(content))
 
     def _model_entry(self) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from plait.errors import PlaitError
+from plait.errors import ModelError, PlaitError
 from plait.serve.worker import QueueFull, Stopping
 
 
@@ -56,6 +56,8 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(f"the server is busy: {error}", status=429, code="queue_full", headers=headers)
     if isinstance(error, Stopping):
         return ApiError(str(error), status=503, code="shutting_down", headers={"connection": "close"})
+    if isinstance(error, ModelError):
+        return ApiError(str(error), status=500, code="model_error")
     if isinstance(error, PlaitError):
         return ApiError(str(error), code="invalid_value")
     return ApiError("the server failed to answer this request; its log says why", status=500, code="internal")
