@@ -219,8 +219,9 @@ def choose_size(vocab: int, minutes: float) -> tuple[int, int, int]:
     allowed = minutes * 60 / ENOUGH_STEPS
     fitting = SIZES[0]
     for width, layers, heads in SIZES:
-        shape = {"width": width, "layers": layers, "heads": heads, "kv_heads": heads}
-        config = ModelConfig(**shape, context=CONTEXT, vocab=vocab)
+        config = ModelConfig(
+            width=width, layers=layers, heads=heads, kv_heads=heads, context=CONTEXT, vocab=vocab
+        )
         choices = choose(machine, parameters=12 * layers * width**2)
         torch.set_num_threads(choices.threads)
         placed = apply_layout(config, Layout(), torch.device(machine.kind), dtype=choices.dtype)
