@@ -118,6 +118,15 @@ class ModelConfig(Config):
             )
         if self.position == "rope" and self.head_dim % 2:
             raise ValueError(f"rope rotates pairs, so head_dim={self.head_dim} must be even; set head_dim")
+        if self.rope_scaling and self.rope_scaling.kind == "ntk" and self.head_dim < 4:
+            raise ValueError(
+                f"ntk scaling needs head_dim of at least 4, not {self.head_dim}; use linear or yarn"
+            )
+        if self.position == "t5" and self.t5_max_distance <= self.t5_buckets // 2:
+            raise ValueError(
+                f"t5_max_distance={self.t5_max_distance} must be more than "
+                f"t5_buckets/2={self.t5_buckets // 2}; raise it or lower t5_buckets"
+            )
         if self.experts and self.experts_per_token > self.experts:
             raise ValueError(
                 f"experts_per_token={self.experts_per_token} is more than experts={self.experts}; lower it"

@@ -61,7 +61,7 @@ class MoE(nn.Module):
         aux_scale: what one unit of the summed balancing loss adds to the objective; whoever runs the
             backward pass sets it to 1 / (target tokens of the step).
         aux_sum: the balancing loss summed over the tokens seen since it was last cleared, for the log.
-        load: tokens sent to each expert since last cleared, `[experts]`.
+        load: tokens sent to each expert in training since last cleared, `[experts]`.
     """
 
     aux_scale: Tensor
@@ -95,11 +95,13 @@ class MoE(nn.Module):
         out = self.experts(flat, chosen.flatten(0, 1), weights.flatten(0, 1).to(x.dtype)).view_as(x)
         if self.shared_experts is not None:
             out = out + self.shared_experts(x)
-        if self.training and self.balance:
+        if not self.training:
+            return out
+        self.load += F.one_hot(chosen, len(self.load)).sum((0, 1, 2))
+        if self.balance:
             loss = self.balance * balance_loss(probabilities, chosen)
             self.aux_sum += loss.detach()
             out = AddLoss.apply(out, loss, self.aux_scale)
-        self.load += F.one_hot(chosen, len(self.load)).sum((0, 1, 2))
         return out
 
 

@@ -72,7 +72,8 @@ def rope_table(
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate pairs (i, i + head_dim/2) of `x` `[batch, heads, time, head_dim]`; Su et al. 2021, eq. 34."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    # under autocast `x` is narrower than the table; what comes out meets values of the type of `x`
+    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
 
 
 def sinusoids(positions: Tensor, width: int, dtype: torch.dtype) -> Tensor:
