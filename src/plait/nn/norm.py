@@ -19,9 +19,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         weight = 1 + self.weight if self.offset else self.weight
-        wide = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
-        return (wide * scale).to(x.dtype) * weight.to(x.dtype)
+        return F.rms_norm(x, x.shape[-1:], weight.to(x.dtype), self.eps)
 
 
 class LayerNorm(nn.Module):
