@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from plait.errors import ConfigError, did_you_mean
 
 T = TypeVar("T", bound="Config")
+PAIRS = "give it `key: value` pairs"
 
 
 class Config(BaseModel):
@@ -28,11 +28,13 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"key {key!r} is written twice", problem_mark=key_node.start_mark
-                )
+            problem = "a key must be a word" if not isinstance(key, Hashable) else ""
+            if problem or key in seen:
+                problem = problem or f"key {key!r} is written twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -71,6 +73,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     value = parse_yaml(text, str(path))
+    if value is None:
+        raise ConfigError(f"{path} is empty; a recipe holds at least out, data and train")
     if not isinstance(value, dict):
         raise ConfigError(f"{path} must hold `key: value` lines, not {type(value).__name__}")
     return value
@@ -89,6 +93,8 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
                     f"override {word!r} has no value; write key=value, for example train.lr=3e-4"
                 )
             value = words.pop(0)
+        if not all(key.split(".")):
+            raise ConfigError(f"override {word!r} names no key; write key=value, for example train.lr=3e-4")
         result = merge(result, nested(key, parse_yaml(value, f"override {key}")))
     return result
 
@@ -116,8 +122,12 @@ def build(kind: type[T], value: Mapping[str, Any], *, source: str = "recipe") ->
     Raises:
         ConfigError: one line naming the key, the value, and what would be accepted.
     """
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{source}={value!r} is not valid: {PAIRS}")
     try:
         return kind.model_validate(dict(value))
+    except ConfigError as error:  # of a part that was built on its own
+        raise ConfigError(f"{source}: {error}") from None
     except ValidationError as error:
         problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         raise ConfigError(f"{source}: {_explain(kind, problems[0])}") from None
@@ -125,15 +135,22 @@ def build(kind: type[T], value: Mapping[str, Any], *, source: str = "recipe") ->
 
 def _explain(kind: type[BaseModel], problem: Any) -> str:
     # pydantic puts union branches and `function-after` markers into the location: keep real keys only
-    path = [part for part in problem["loc"] if isinstance(part, int) or _is_key(str(part))]
-    where = ".".join(map(str, path)) or "the whole"
+    *outer, last = problem["loc"] or ("",)
+    path = [part for part in outer if isinstance(part, int) or _is_key(str(part))]
+    if problem["type"] == "extra_forbidden" or isinstance(last, int) or _is_key(str(last)):
+        path.append(last)
+    where = ".".join(map(str, path)) if path else "the whole"
+    if problem["type"] == "invalid_key":
+        return f"key {last} is not a name; write it in quotes, or spell the key that was meant"
     if problem["type"] == "extra_forbidden":
         owner = _owner(kind, path[:-1])
-        known = list(owner.model_fields) if owner else []
+        known = [field.alias or name for name, field in owner.model_fields.items()] if owner else []
         hint = did_you_mean(str(path[-1]), known) or (f"; known keys: {', '.join(known)}" if known else "")
         return f"unknown key {where!r}{hint}"
     if problem["type"] == "missing":
         return f"missing key {where!r}"
+    if problem["type"] in ("model_type", "dict_type"):
+        return f"{where}={problem['input']!r} is not valid: {PAIRS}"
     message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "value_error":
         return message if where == "the whole" else f"{where}: {message}"
@@ -153,9 +170,10 @@ def _is_key(part: str) -> bool:
 
 def _owner(kind: Any, path: Sequence[Any]) -> type[BaseModel] | None:
     for part in path:
-        kind = next(
-            (_model(field.annotation) for name, field in kind.model_fields.items() if name == part), None
-        )
+        field = kind.model_fields.get(part)
+        if field is None:
+            continue  # a name of the user's, in a mapping of names to this kind
+        kind = _model(field.annotation)
         if kind is None:
             return None
     return kind
@@ -164,12 +182,10 @@ def _owner(kind: Any, path: Sequence[Any]) -> type[BaseModel] | None:
 def _model(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if get_origin(annotation) in (Union, types.UnionType):
-        return next(filter(None, map(_model, get_args(annotation))), None)
-    return None
+    return next(filter(None, map(_model, get_args(annotation))), None)
 
 
 def dump_yaml(value: BaseModel | Mapping[str, Any]) -> str:
     """YAML text of a configuration, every default included, in declaration order."""
-    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else dict(value)
+    data = value.model_dump(mode="json", by_alias=True) if isinstance(value, BaseModel) else dict(value)
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)

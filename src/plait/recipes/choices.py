@@ -112,8 +112,7 @@ def settle(
         "compile": chosen.compile,
         "threads": threads,
         "micro_batch": micro,
-        "batch_size": rows,
-        "batch_tokens": None,
+        "batch_size": None if train.batch_tokens else rows,
         "save_dtype": save_dtype(train.save_dtype, chosen.dtype),
     }
     reasons = dict(chosen.reasons)

@@ -30,7 +30,6 @@ def dry_run(recipe: Recipe) -> None:
         size = size_of(config)
         seconds = _microbatch_seconds(stage)
         batch = stage.loader.batch(0)
-        assert settings.batch_size is not None
         per_step = seconds * len(batch.microbatches)
         steps = stage.total_steps
         total = per_step * steps if steps is not None else 60 * (settings.minutes or 0)
@@ -45,7 +44,7 @@ def dry_run(recipe: Recipe) -> None:
             ("checkpoint", bytes_text(weights + states)),
             (
                 "batch",
-                f"{settings.batch_size} rows of {stage.loader.context}, {settings.micro_batch} at a time",
+                f"{stage.loader.batch_size} rows of {stage.loader.context}, {settings.micro_batch} at a time",
             ),
             ("steps", f"{steps:,}" if steps is not None else f"what {settings.minutes:g} minutes allow"),
             ("one step (measured)", f"{per_step:.3g} s, {batch.target_tokens / per_step:,.0f} tokens/s"),

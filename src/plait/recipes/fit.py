@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ class Stage:
         config = self.recipe.train
         return self.loader.steps_for(config.epochs) if config.epochs is not None else config.steps
 
+    @property
+    def finished(self) -> bool:
+        """Whether nothing is left to do: the end, or `train.stop_after`, is reached."""
+        stop = self.recipe.train.stop_after
+        return self.share_done() >= 1 or (stop is not None and self.state.step >= stop)
+
     def share_done(self, seconds: float | None = None, step: int | None = None) -> float:
         """How far the stage is, 0 to 1."""
         if self.total_steps is not None:
@@ -74,14 +81,25 @@ class Stage:
 
 
 def fit(stage: Stage) -> Path:
-    """Train a stage to its end (or `stop_after`) and return its last checkpoint.
+    """Train a stage to its end (or `stop_after`) and return its last checkpoint; raises as `fit_steps`."""
+    for _ in fit_steps(stage):
+        pass
+    path = newest(stage.run_dir)
+    assert path is not None
+    return path
+
+
+def fit_steps(stage: Stage) -> Iterator[Step]:
+    """Train a stage, yielding each step once it is logged and, where due, saved.
+
+    Whoever leaves before the end leaves a checkpoint of the last step behind.
 
     Raises:
         TrainingError: divergence, no memory, no disk space; the message names the last good checkpoint.
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, once the state is saved.
     """
     config = stage.recipe.train
-    saved = newest(stage.run_dir) if stage.state.step else None
+    saved, enough = None, False
     label = f"train {stage.name}".strip()
     minutes = stage.total_steps is None
     goal = 60 * (config.minutes or 0) if minutes else stage.total_steps
@@ -102,20 +120,24 @@ def fit(stage: Stage) -> Path:
             _show(bar, stage, step, row)
             enough = bool(config.patience) and stage.waited >= config.patience
             saving = _due(config.save_every, step.number, before, share) or (improved and config.keep_best)
-            if last or enough or stop or saving:
-                saved = _save(stage, row)
+            leaving = last or enough or bool(stop)
+            saved = _save(stage, row) if leaving or saving else None
             before = share
-            if stop or last or enough:
+            try:
+                yield replace(step, val_loss=row.get("val_loss"))
+            except GeneratorExit:
+                if saved is None:
+                    _save(stage, row)
+                raise
+            if leaving:
                 break
         stop.raise_if_set()
-    if enough and not last:
-        say(f"stopped at step {row['step']}: val_loss has not improved in {config.patience} evaluations")
-    assert saved is not None
+    if enough:
+        say(f"stopped: val_loss has not improved in {config.patience} evaluations")
     say(f"{saved} ({bytes_text(disk_use(stage.run_dir))} of checkpoints in {stage.run_dir})")
-    return saved
 
 
-def _steps(stage: Stage):
+def _steps(stage: Stage) -> Iterator[Step]:
     """The training loop, with errors that name the last good checkpoint."""
     loop = train(
         stage.placed,

@@ -45,7 +45,7 @@ class Recipe(Config):
         return (
             value
             if isinstance(value, str | TokenizerConfig)
-            else build(TokenizerConfig, value, source="tokenizer")
+            else build(TokenizerConfig, {} if value is None else value, source="tokenizer")
         )
 
     @field_validator("model", mode="before")
@@ -55,7 +55,7 @@ class Recipe(Config):
             return value
         if isinstance(value, Mapping) and "from" in value:
             return build(FromModel, value, source="model")
-        return build(ModelConfig, value or {}, source="model")
+        return build(ModelConfig, {} if value is None else value, source="model")
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -108,10 +108,14 @@ FREE_AT_RESUME = (
 )
 
 
+# values that leave a choice to plait, which `recipe.yaml` then holds; beside `auto` anywhere in `train`
+LEFT_OPEN = {"train.batch_size": None, "model.vocab": 0}
+
+
 def check_resume(saved: Recipe, now: Recipe) -> None:
     """Refuse to resume a run whose recipe changed, save for what may change.
 
-    Values that were `auto` (or left to be derived) and were settled when the run began count as equal.
+    What the recipe leaves open was settled when the run began and counts as equal.
 
     Raises:
         ConfigError: naming the first key that changed and both values.
@@ -124,8 +128,9 @@ def check_resume(saved: Recipe, now: Recipe) -> None:
         if any(key == free or key.startswith(free + ".") for free in FREE_AT_RESUME):
             continue
         old, new = before.get(key), after.get(key)
-        settled = new in ("auto", None, 0) and key.startswith(("train.", "model."))
-        if old != new and not settled:
+        left_open = new == "auto" and key.startswith("train.")
+        left_open = left_open or (key in LEFT_OPEN and new == LEFT_OPEN[key])
+        if old != new and not left_open:
             raise ConfigError(
                 f"{key} was {old!r} when this run began and is {new!r} now; resume with the old value, "
                 "or set another `out` for a new run"

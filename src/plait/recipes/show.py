@@ -12,6 +12,8 @@ from plait.errors import BusyError, ConfigError, did_you_mean
 from plait.log import say, table
 from plait.recipes.recipe import Recipe, find_recipe, flatten, shipped_recipes
 
+MEASURED = ("train.device", "train.dtype", "train.compile", "train.threads", "train.micro_batch")
+
 
 def show(recipe: str | Path, overrides: Sequence[str] = ()) -> None:
     """Print each key, its value, and whether the file, the command line or a default gave it."""
@@ -25,8 +27,11 @@ def show(recipe: str | Path, overrides: Sequence[str] = ()) -> None:
             return "command line"
         if key in in_file:
             return path.name
-        derived = key.startswith("model.") and key.rpartition(".")[2] in ("kv_heads", "head_dim", "ffn")
-        return "derived" if derived else "measured at start" if value == "auto" else "default"
+        if key in ("model.kv_heads", "model.head_dim", "model.ffn"):
+            return "derived"
+        if key == "model.vocab":
+            return "the tokenizer"
+        return "measured at start" if value == "auto" and key in MEASURED else "default"
 
     values = flatten(built.model_dump(mode="json", by_alias=True))
     rows = [(key, value, origin(key, value)) for key, value in values.items()]

@@ -21,7 +21,7 @@ from plait.log import say, warn
 from plait.nn.config import ModelConfig
 from plait.parallel.placed import apply_layout
 from plait.recipes.choices import batch_rows, settle, size_of
-from plait.recipes.fit import Stage, fit, restore
+from plait.recipes.fit import Stage, fit_steps, restore
 from plait.recipes.recipe import FREE_AT_RESUME, FromModel, Recipe, check_resume
 from plait.recipes.report import write_report
 from plait.recipes.run_directory import read_recipe, refuse_existing, save_recipe
@@ -29,11 +29,21 @@ from plait.recipes.tokenizer import strings_of
 from plait.text.readers import read
 from plait.text.tokenizer import Tokenizer
 from plait.text.train_tokenizer import train as learn_tokenizer
+from plait.train.loop import Step
 from plait.train.optim import Optimizer
 
 
 def train_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
-    """Run a recipe and return its last checkpoint.
+    """Run a recipe and return its last checkpoint; arguments and errors as `train_steps`."""
+    for _ in train_steps(recipe, resume=resume):
+        pass
+    path = newest(Path(recipe.out))
+    assert path is not None
+    return path
+
+
+def train_steps(recipe: Recipe, *, resume: bool = False) -> Iterator[Step]:
+    """Run a recipe step by step: each is logged and, where due, validated and saved before it is yielded.
 
     Args:
         resume: continue the run in `recipe.out` if there is one; without it such a run is an error.
@@ -49,13 +59,11 @@ def train_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
             stage = begin(run_dir, recipe)
         else:
             stage = resume_run(run_dir, saved, recipe)
-            if stage.share_done() >= 1:
-                path = newest(run_dir)
-                assert path is not None
-                say(f"{run_dir} is finished: {path}")
-                return path
+            if stage.finished:
+                say(f"{run_dir} is finished: {newest(run_dir)}")
+                return
         try:
-            return fit(stage)
+            yield from fit_steps(stage)
         finally:
             say(f"report: {write_report(run_dir)}")
 
@@ -172,7 +180,6 @@ def build_stage(
     settings = recipe.train
     assert isinstance(settings.threads, int)
     assert isinstance(settings.micro_batch, int)
-    assert settings.batch_size
     torch.set_num_threads(settings.threads)
     placed = apply_layout(
         config,
@@ -186,7 +193,7 @@ def build_stage(
         placed.load_state_dict(weights)
     loader = Loader(
         data.train,
-        batch_size=settings.batch_size,
+        batch_size=batch_rows(recipe, data.context),
         micro_batch=settings.micro_batch,
         seed=recipe.seed,
         attend_across=recipe.data.attend_across,

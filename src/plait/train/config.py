@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,7 +36,11 @@ class TrainConfig(Config):
     decay: float = Field(default=0.2, gt=0, le=1, description="share of the run that wsd spends decaying")
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=0.1, ge=0)
+    weight_decay: float = Field(
+        default=0.1,
+        ge=0,
+        description="decoupled under adamw and muon; a penalty, 0 by default, under adam and sgd",
+    )
     momentum: float = Field(default=0.95, ge=0, lt=1, description="of sgd and muon")
     nesterov: bool = True
     muon_lr: float = Field(
@@ -69,6 +73,13 @@ class TrainConfig(Config):
     keep_best: bool = True
     save_dtype: Literal["auto", "float64", "float32", "bfloat16", "float16"] = "auto"
     tensorboard: bool | Literal["auto"] = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_penalty_unasked(cls, values: Any) -> Any:
+        # an L2 penalty of 0.1 ruins Adam and SGD, which add it to the gradient
+        penalty = isinstance(values, dict) and values.get("optimizer") in ("adam", "sgd")
+        return {"weight_decay": 0.0} | values if penalty else values
 
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:

@@ -47,7 +47,10 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Step:
-    """One optimizer step: `number` counts from 1; loss in nats per token, without smoothing or extras."""
+    """One optimizer step: `number` counts from 1; loss in nats per token, without smoothing or extras.
+
+    `val_loss` is there where whoever consumes the steps validated after this one.
+    """
 
     number: int
     tokens: int
@@ -58,6 +61,7 @@ class Step:
     seconds: float
     step_tokens: int
     aux_loss: float | None
+    val_loss: float | None = None
 
     @property
     def tokens_per_s(self) -> float:
@@ -97,7 +101,7 @@ def train(
             state.loss_scale, state.good_steps = state.loss_scale / 2, 0  # overflow: skip this update
             optim.skip()
         else:
-            check_loss(mean, grad_norm, state, batch)
+            check_loss(mean, grad_norm, state, batch, untrained=math.log(placed.model.config.vocab))
             share = lr_share(config, *_progress(config, state, total_steps))
             optim.step(share)
             _grow_scale(state)
@@ -123,14 +127,20 @@ def step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/step/{step}".encode()).digest()[:7], "little")
 
 
-def check_loss(loss: float, grad_norm: float, state: TrainState, batch: StepBatch) -> None:
+def check_loss(
+    loss: float, grad_norm: float, state: TrainState, batch: StepBatch, *, untrained: float
+) -> None:
     """Stop at a NaN, an infinite gradient, or a loss far above that of an untrained model.
+
+    Args:
+        untrained: the loss of a model that knows nothing, `ln(vocab)`; one that starts from a trained model
+            may meet a batch that is far worse than its first.
 
     Raises:
         TrainingError: naming the step and the documents of its batch.
     """
     if state.worst == math.inf and math.isfinite(loss):
-        state.worst = 2 * loss + 2  # an untrained model's loss is about ln(vocab); twice that is no noise
+        state.worst = 2 * max(loss, untrained) + 2  # twice that is no noise
     if math.isfinite(loss) and math.isfinite(grad_norm) and loss <= state.worst:
         return
     ids = batch.document_ids()

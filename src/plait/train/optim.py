@@ -37,8 +37,12 @@ class Muon(torch.optim.Optimizer):
                 buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                rows, columns = parameter.shape[-2:]
-                scale = max(1.0, rows / columns) ** 0.5
+                to, from_ = parameter.shape[
+                    -2:
+                ]  # a linear layer's weight is [out, in], a stack [experts, in, out]
+                if parameter.ndim > 2:
+                    to, from_ = from_, to
+                scale = max(1.0, to / from_) ** 0.5
                 parameter.add_(orthogonalize(update), alpha=-group["lr"] * scale)
 
 
@@ -95,6 +99,11 @@ class Optimizer:
         ]
         return [group for group in groups if group["params"]]
 
+    @property
+    def stateless(self) -> bool:
+        """Whether steps leave nothing behind: SGD without momentum."""
+        return self.config.optimizer == "sgd" and not self.config.momentum
+
     def step(self, share: float) -> None:
         """Update at `share` of the peak learning rate and clear the gradients."""
         for part in self.parts:
@@ -129,8 +138,15 @@ class Optimizer:
         owner = {id(p): part for part in self.parts for group in part.param_groups for p in group["params"]}
         for name, parameter in self.names.items():
             if name not in state:
+                if self.stateless:
+                    continue
                 raise ValueError(f"optimizer state of {name!r} is missing")
             slots = {key: value.to(parameter.device).clone() for key, value in state[name].items()}
+            for key, value in slots.items():
+                if value.ndim and value.shape != parameter.shape:
+                    raise ValueError(
+                        f"{key} of {name!r} has shape {list(value.shape)}, not {list(parameter.shape)}"
+                    )
             owner[id(parameter)].state[parameter] = slots
 
 

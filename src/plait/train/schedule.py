@@ -32,5 +32,5 @@ def lr_share(config: TrainConfig, progress: float, step: int, total: int) -> flo
         return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * rest))
     if config.schedule == "inverse_sqrt":
         return math.sqrt(max(warmup, 1) / max(step + 1, warmup, 1))
-    left = (1 - rest) / config.decay
+    left = (1 - progress) / config.decay
     return 1.0 if left >= 1 else floor + (1 - floor) * left
