@@ -37,7 +37,9 @@ class Layer(nn.Module):
 
     def forward(self, x):
         b, t, c = x.shape
-        q, k, v = (z.view(b, t, self.s.heads, -1).transpose(1, 2) for z in self.qkv(self.ln1(x)).split(c, dim=2))
+        q, k, v = (
+            z.view(b, t, self.s.heads, -1).transpose(1, 2) for z in self.qkv(self.ln1(x)).split(c, dim=2)
+        )
         rate = self.s.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
         x = x + self.drop(self.proj(y.transpose(1, 2).reshape(b, t, c)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,8 +18,23 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
         "gelu": F.gelu,
         "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
         "relu": F.relu,
-        "relu2": lambda x: F.relu(x).square(),
+        "relu2": _SquaredReLU.apply,
     }[name]
+
+
+class _SquaredReLU(torch.autograd.Function):
+    """`max(x, 0)²` in two passes over memory, and two back."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        positive = x.clamp_min(0)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        (positive,) = ctx.saved_tensors
+        return (grads[0] * positive).mul_(2)
 
 
 class MLP(nn.Module):

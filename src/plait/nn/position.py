@@ -71,9 +71,28 @@ def rope_table(
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate pairs (i, i + head_dim/2) of `x` `[batch, heads, time, head_dim]`; Su et al. 2021, eq. 34."""
-    first, second = x.chunk(2, dim=-1)
-    # under autocast `x` is narrower than the table; what comes out meets values of the type of `x`
-    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+    return _Rotation.apply(x, cos, sin)
+
+
+class _Rotation(torch.autograd.Function):
+    """A rotation's gradient is the rotation back: half the memory traffic of what autograd would derive."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin, 1)
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        return _turn(grads[0], *ctx.saved_tensors, -1), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
+    half = x.shape[-1] // 2
+    out = x * cos
+    out[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-direction)
+    out[..., half:].addcmul_(x[..., :half], sin[..., half:], value=direction)
+    return out
 
 
 def sinusoids(positions: Tensor, width: int, dtype: torch.dtype) -> Tensor:
