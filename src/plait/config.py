@@ -49,6 +49,18 @@ _Loader.add_implicit_resolver("tag:plait,number", re.compile(_EXPONENT), list("-
 _Loader.add_constructor("tag:plait,number", _scalar_number)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that `_Loader` would read as something else."""
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    plain = text.isprintable() and not re.match(_EXPONENT, text)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if plain else '"')
+
+
+_Dumper.add_representer(str, _quoted)
+
+
 def parse_yaml(text: str, source: str) -> Any:
     """Parse YAML; errors name `source` and the line.
 
@@ -129,7 +141,8 @@ def build(kind: type[T], value: Mapping[str, Any], *, source: str = "recipe") ->
     except ConfigError as error:  # of a part that was built on its own
         raise ConfigError(f"{source}: {error}") from None
     except ValidationError as error:
-        problems = sorted(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        unknown = ("extra_forbidden", "invalid_key")
+        problems = sorted(error.errors(), key=lambda problem: problem["type"] not in unknown)
         raise ConfigError(f"{source}: {_explain(kind, problems[0])}") from None
 
 
@@ -188,4 +201,6 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 def dump_yaml(value: BaseModel | Mapping[str, Any]) -> str:
     """YAML text of a configuration, every default included, in declaration order."""
     data = value.model_dump(mode="json", by_alias=True) if isinstance(value, BaseModel) else dict(value)
-    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
+    return yaml.dump(
+        data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+    )

@@ -77,12 +77,14 @@ class Progress:
         self.update(self.done + amount, note)
 
     def _line(self, note: str) -> str:
-        of = f"/{self.total:g} ({100 * self.done / self.total:.0f} %" if self.total else " ("
-        elapsed = time.monotonic() - self._start
-        eta = ""
-        if self.total and self.done:
-            eta = f", {duration(elapsed * (self.total - self.done) / self.done)} left"
-        return f"{self.label}: {self.done:g}{of}{eta}) {note}".rstrip().replace("( )", "").replace("(,", "(")
+        line = f"{self.label}: {self.done:g}"
+        if self.total:
+            line += f"/{self.total:g} ({100 * self.done / self.total:.0f} %"
+            if self.done:
+                elapsed = time.monotonic() - self._start
+                line += f", {duration(elapsed * (self.total - self.done) / self.done)} left"
+            line += ")"
+        return f"{line} {note}".rstrip()
 
 
 @contextmanager
