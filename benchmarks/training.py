@@ -22,14 +22,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 from minimal_gpt import Shape, Trainer
 
-from plait.config import build, read_yaml  # noqa: E402
+from plait.config import build, read_yaml
 from plait.data.batch import Batch, StepBatch
 from plait.device import choose, measure
 from plait.nn.config import ModelConfig
 from plait.parallel.layout import Layout
 from plait.parallel.placed import apply_layout
 from plait.recipes.choices import micro_rows, size_of
-from plait.recipes.recipe import find_recipe  # noqa: E402
+from plait.recipes.recipe import find_recipe
 from plait.train.config import TrainConfig
 from plait.train.loop import TrainState, train
 from plait.train.objectives import next_token
@@ -188,9 +188,8 @@ def main() -> None:
         print(f"  plait {row['plait_tokens_per_s']:,.0f} / peer {row['peer_tokens_per_s']:,.0f} tokens/s")
         print(f"  ratio {row['ratio']:.2f}")
         if options.loss:
-            print(
-                f"  loss after {row['steps']} steps: plait {row['plait_loss']:.4f}, peer {row['peer_loss']:.4f}"
-            )
+            found = f"plait {row['plait_loss']:.4f}, peer {row['peer_loss']:.4f}"
+            print(f"  loss after {row['steps']} steps: {found}")
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ class _CausalDropoutAttention(torch.autograd.Function):
     """Causal attention in query blocks; keeps each block's weights and mask for the backward pass."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
     def forward(ctx, query: Tensor, key: Tensor, value: Tensor, rate: float) -> Tensor:
         time = query.shape[2]
         scaled = query * query.shape[-1] ** -0.5
@@ -114,6 +115,7 @@ class _CausalDropoutAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx, *grads: Tensor):
         scaled, key, value, out, *saved = ctx.saved_tensors
         # Σ_j dP_j P_j of each query, which the softmax's gradient subtracts, is dO · O also under dropout
