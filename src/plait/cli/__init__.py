@@ -35,12 +35,16 @@ def main(words: list[str] | None = None) -> None:
     except CycloptsError as error:
         if debug:
             raise
-        fail(" ".join(str(error).split()) + "; see --help", 2)
+        fail(" ".join(str(error).split()).rstrip(".") + "; see --help", 2)
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as error:  # a path that may not be read or written
+        if debug or error.filename is None:
+            raise
+        fail(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}", 2)
 
 
 def fail(message: str, code: int) -> None:

@@ -18,6 +18,7 @@ app = App(
     "MODEL is a model directory, a run directory (its newest checkpoint; RUN:best, RUN:average) or a step.",
     version=plait.__version__,
     help_format="markdown",
+    suppress_keyboard_interrupt=False,  # `main` says it and leaves with 130
 )
 
 

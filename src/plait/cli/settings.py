@@ -14,6 +14,10 @@ config = App(name="config", help="Recipes: every value and where it came from.")
 def device(*, remeasure: bool = False, device: Device = "auto", json: bool = False) -> None:
     """What was measured on this machine, what was chosen, and why.
 
+    ```
+    plait device --remeasure
+    ```
+
     Args:
         remeasure: Measure again instead of reading the cache.
         device: Which device.
@@ -33,6 +37,10 @@ def device(*, remeasure: bool = False, device: Device = "auto", json: bool = Fal
 def config_show(recipe: str, /, *overrides: Words) -> None:
     """Every value of a recipe and where it came from.
 
+    ```
+    plait config show recipe.yaml train.lr=3e-4
+    ```
+
     Args:
         recipe: A YAML file or the name of a shipped recipe.
         overrides: Changed keys, such as train.lr=3e-4.
@@ -44,7 +52,12 @@ def config_show(recipe: str, /, *overrides: Words) -> None:
 
 @config.command(name="list")
 def config_list() -> None:
-    """The recipes that come with plait."""
+    """The recipes that come with plait.
+
+    ```
+    plait config list
+    ```
+    """
     from plait.recipes.show import list_recipes
 
     list_recipes()
@@ -53,6 +66,10 @@ def config_list() -> None:
 @config.command(name="copy")
 def config_copy(recipe: str, to: Path | None = None, /) -> None:
     """Copy a shipped recipe here to change it.
+
+    ```
+    plait config copy tiny mine.yaml
+    ```
 
     Args:
         recipe: Its name.
