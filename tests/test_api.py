@@ -37,18 +37,23 @@ def checkpoints(values: dict) -> list[str]:
     return sorted(path.name for path in Path(values["out"], "checkpoints").glob("step-*"))
 
 
-def test_importing_plait_is_light_and_every_name_is_there():
+def test_importing_plait_is_light():
     code = """
 import sys, plait
 assert "plait.api" not in sys.modules and "pydantic" not in sys.modules
 plait.ModelConfig, plait.Tokenizer, plait.Recipe, plait.train, plait.PlaitError
 assert "torch" not in sys.modules
-import plait.train.loop
-for name in plait.__all__:
-    assert getattr(plait, name) is not None, name
-assert callable(plait.train) and set(plait.__all__) == set(dir(plait))
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_public_name_is_there_and_train_is_a_package_that_can_be_called():
+    from plait.train.loop import train as loop
+
+    assert all(getattr(plait, name) is not None for name in plait.__all__)
+    assert dir(plait) == sorted(plait.__all__)
+    assert callable(plait.train)
+    assert sys.modules["plait.train.loop"].train is loop
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -94,6 +99,21 @@ def test_leaving_early_saves_and_resuming_goes_on_exactly(values, tmp_path):
         next(plait.train(values))
     assert losses(plait.train(values, resume=True)) == whole[2:]
     assert losses(plait.train(values, resume=True)) == []
+
+
+def test_a_program_that_ends_amid_its_steps_leaves_a_checkpoint(values):
+    code = f"""
+import plait
+steps = plait.train({values!r})
+for step in steps:
+    if step.number == 2:
+        raise ValueError("a bug of the user's")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "a bug of the user's" in run.stderr
+    assert "Exception ignored" not in run.stderr
+    assert checkpoints(values) == ["step-000002"]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import atexit
+import weakref
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from plait.train.loop import Step
 
 def train(
     recipe: str | Path | Mapping[str, Any] | Recipe, /, *, resume: bool = False, **changes: Any
-) -> Iterator[Step]:
+) -> Generator[Step, None, None]:
     """Train as a recipe says; yields after every optimizer step, once it is logged and, where due, saved.
 
     ```python
@@ -26,7 +28,8 @@ def train(
     model, tokenizer = plait.load("runs/second")
     ```
 
-    Leaving the loop early saves the step it was left at; `resume=True` goes on from there.
+    Leaving the loop early saves the step it was left at; `resume=True` goes on from there. Steps kept in a
+    variable hold the run until their `close()` or the end of the program.
 
     Args:
         recipe: a YAML file, the name of a shipped recipe, the same as a mapping, or a `Recipe`.
@@ -40,7 +43,15 @@ def train(
     values, source = _values(recipe)
     for key, value in changes.items():
         values = merge(values, nested(key, value))
-    return train_steps(build(Recipe, values, source=source), resume=resume)
+    steps = train_steps(build(Recipe, values, source=source), resume=resume)
+    kept = weakref.ref(steps)  # a strong one would hold the run after the loop is left
+
+    def close_at_exit() -> None:
+        if (left := kept()) is not None:
+            left.close()
+
+    atexit.register(close_at_exit)
+    return steps
 
 
 def _values(recipe: str | Path | Mapping[str, Any] | Recipe) -> tuple[Mapping[str, Any], str]:

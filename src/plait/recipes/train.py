@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -42,7 +42,7 @@ def train_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
     return path
 
 
-def train_steps(recipe: Recipe, *, resume: bool = False) -> Iterator[Step]:
+def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None, None]:
     """Run a recipe step by step: each is logged and, where due, validated and saved before it is yielded.
 
     Args:
