@@ -59,7 +59,19 @@ def test_progress_of_unknown_length_has_no_share_and_no_end(capsys, monkeypatch)
     with log.progress("read") as bar:
         bar.advance(3)
         bar.advance(4)
-    assert capsys.readouterr().err == "read: 3\nread: 7\n"
+        bar.update(1234567, "still reading")
+        bar.update(3.14159)
+    assert capsys.readouterr().err == "read: 3\nread: 7\nread: 1,234,567 still reading\nread: 3.14\n"
+
+
+def test_progress_with_a_total_shows_a_share_and_what_is_left_once_that_can_be_told(capsys, monkeypatch):
+    monkeypatch.setattr(log, "PLAIN_EVERY", 0.0)
+    with log.progress("encode (bytes)", 2_000_000) as bar:
+        bar.update(0)
+        bar.update(2_000_000, "done")
+    assert capsys.readouterr().err == (
+        "encode (bytes): 0/2,000,000 (0 %)\nencode (bytes): 2,000,000/2,000,000 (100 %, 0s left) done\n"
+    )
 
 
 def test_tracking_passes_items_through():

@@ -77,14 +77,24 @@ class Progress:
         self.update(self.done + amount, note)
 
     def _line(self, note: str) -> str:
-        line = f"{self.label}: {self.done:g}"
+        line = f"{self.label}: {_amount(self.done)}"
         if self.total:
-            line += f"/{self.total:g} ({100 * self.done / self.total:.0f} %"
-            if self.done:
-                elapsed = time.monotonic() - self._start
-                line += f", {duration(elapsed * (self.total - self.done) / self.done)} left"
-            line += ")"
+            line += f"/{_amount(self.total)} ({self._share()})"
         return f"{line} {note}".rstrip()
+
+    def _share(self) -> str:
+        """How much is done and, once there is something to go by, how long the rest will take."""
+        assert self.total
+        share = f"{100 * self.done / self.total:.0f} %"
+        if not self.done:
+            return share
+        elapsed = time.monotonic() - self._start
+        return f"{share}, {duration(elapsed * (self.total - self.done) / self.done)} left"
+
+
+def _amount(value: float) -> str:
+    """`1234567` → `1,234,567`, `3.14159` → `3.14`."""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
 @contextmanager
