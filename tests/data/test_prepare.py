@@ -8,6 +8,7 @@ from plait.config import build
 from plait.data import encode
 from plait.data.batch import evaluation_batches
 from plait.data.config import DataConfig
+from plait.data.inputs import Intake
 from plait.data.loader import Loader
 from plait.data.prepare import open_data, prepare_data
 from plait.errors import ConfigError, InputError
@@ -195,7 +196,8 @@ def test_a_long_text_is_encoded_in_slices_at_line_starts(monkeypatch):
     assert all(0 < len(one) <= 25 for one in slices)
     assert slices[1].startswith("欲")
     tokenizer = train([poem], kind="bpe", vocab_size=290)
-    found = next(encode.encode_texts([(Document("a", poem), 1)], tokenizer, encode.Intake()))
+    found, held_out = next(encode.encode_texts([(Document("a", poem), True)], tokenizer, Intake()))
+    assert held_out
     assert tokenizer.decode(found.ids, skip_special=True) == poem
     lines = poem[: poem.rfind("\n") + 1]
     same = len(tokenizer.encode_plain(lines)) + 1
@@ -203,15 +205,7 @@ def test_a_long_text_is_encoded_in_slices_at_line_starts(monkeypatch):
     assert found.text_bytes == len(poem.encode())
 
 
-def test_half_a_character_is_not_text(tokenizer):
-    intake = encode.Intake()
-    documents = [(Document("a#1", "half \ud83d a smile"), 5), (Document("a#2", "whole"), 6)]
-    assert [one.id for one in encode.encode_texts(documents, tokenizer, intake)] == ["a#2"]
-    assert intake.summary() == "1 not valid Unicode (first: a#1)"
-    assert list(intake.keys) == [6]
-
-
 def test_a_conversation_the_template_refuses_is_named(tokenizer):
-    documents = [(Document("a#7", record={"messages": [{"role": "wizard", "content": "Hm"}]}), 1)]
+    documents = [(Document("a#7", record={"messages": [{"role": "wizard", "content": "Hm"}]}), False)]
     with pytest.raises(InputError, match="a#7: "):
-        list(encode.encode_conversations(documents, tokenizer, encode.Intake()))
+        list(encode.encode_conversations(documents, tokenizer, Intake()))

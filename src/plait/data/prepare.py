@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from plait.data.config import DataConfig, Paths
-from plait.data.encode import Intake, encode_conversations, encode_texts
+from plait.data.config import DataConfig
+from plait.data.encode import encode_conversations, encode_texts
 from plait.data.files import REMEDY, read_json, write_json
+from plait.data.inputs import Input, Intake, inputs_of, standard_input_kept
 from plait.data.pack import Rows, write_rows
 from plait.data.shards import FORMAT, EncodedDocument, Shards, write_shards
 from plait.data.source import Source
-from plait.data.split import HELD_OUT, choose_split, hold_out, split_tail, with_keys
-from plait.errors import ConfigError, InputError
+from plait.errors import ConfigError
 from plait.log import bytes_text, progress, table, warn
-from plait.text.document import Document
-from plait.text.readers import read
-from plait.text.sources import Skip, find_sources
 from plait.text.tokenizer import Tokenizer
 
 
@@ -53,24 +50,21 @@ def prepare_data(
         ConfigError: less training text than one row, or a split that leaves one side empty.
         TrainingError: no disk space.
     """
-    job = _Job(config, tokenizer, Path(out_dir), context, seed)
+    with standard_input_kept(config, Path(out_dir)) as readable:
+        return _prepare(_Job(readable, tokenizer, Path(out_dir), context, seed))
+
+
+def _prepare(job: _Job) -> EncodedData:
     request, done = job.request(), job.out_dir / "data.json"
     if done.is_file() and read_json(done).get("request") == request:
-        return open_data(job.out_dir, tokenizer)
+        return open_data(job.out_dir, job.tokenizer)
     done.unlink(missing_ok=True)  # from here on, what is there is not what was asked for
-    mixture = config.mixture()
-    outside = config.validation if isinstance(config.validation, str) else None
-    reports = {
-        name: job.encode(name, entry.path, 0.0 if outside else float(config.validation))
-        for name, entry in mixture.items()
-    }
-    if outside:
-        reports["validation"] = job.encode("validation", outside, 1.0)
-    write_json(job.out_dir / "report.json", {"context": context, "sources": reports})
+    reports = {source.name: job.encode(source) for source in inputs_of(job.config)}
+    write_json(job.out_dir / "report.json", {"context": job.context, "sources": reports})
     sets = {split: [name for name in reports if split in reports[name]] for split in ("train", "validation")}
-    weights = {name: entry.weight for name, entry in mixture.items()}
-    write_json(done, {"request": request, "context": context, "weights": weights, **sets})
-    data = open_data(job.out_dir, tokenizer)
+    weights = {name: entry.weight for name, entry in job.config.mixture().items()}
+    write_json(done, {"request": request, "context": job.context, "weights": weights, **sets})
+    data = open_data(job.out_dir, job.tokenizer)
     show_report(data.report)
     return data
 
@@ -110,43 +104,39 @@ class _Job:
 
     def request(self) -> dict[str, Any]:
         """What the encoded data depends on, as JSON."""
-        paths: list[Paths] = [entry.path for entry in self.config.mixture().values()]
-        if isinstance(self.config.validation, str):
-            paths.append(self.config.validation)
-        inputs = [source.name for path in paths for source in find_sources(path, _ignore)]
+        names = [name for source in inputs_of(self.config) for name in source.file_names()]
         return {
             "format": FORMAT,
             "data": self.config.model_dump(mode="json"),
             "tokenizer": self.tokenizer.fingerprint,
             "context": self.context,
             "seed": self.seed,
-            "inputs": [_stamp(name) for name in inputs],
+            "inputs": [_stamp(name) for name in names],
         }
 
-    def encode(self, name: str, path: Paths, fraction: float) -> dict[str, Any]:
-        """Write the store and the rows of one source, `fraction` of it for validation; returns its report."""
-        intake, split, folder = Intake(), "document", self.out_dir / name
-        read_all = _reader(self.config, path)
-        if 0 < fraction < 1:
-            split = choose_split(self.config.split, self.config.kind, read_all)
-        keep = 0
-        if split == "tail":
-            keep = int(sum(len(document.text) for document in read_all()) * (1 - fraction))
+    def encode(self, source: Input) -> dict[str, Any]:
+        """Write the store and the rows of one source; returns its report."""
+        intake, held = Intake(), array("b")
+        split = source.split(self.seed)
         encode = encode_texts if self.config.kind == "text" else encode_conversations
-        with progress(f"encode {name} (bytes)", _total_bytes(path)) as bar:
-            stream = intake.count(read_all(intake.skip, bar.advance))
-            keyed = split_tail(stream, keep) if split == "tail" else with_keys(stream, self.seed)
-            documents = encode(keyed, self.tokenizer, intake)
+
+        def documents() -> Iterator[EncodedDocument]:
+            sides = split.sides(source.read(intake, bar.advance))
+            for document, held_out in encode(sides, self.tokenizer, intake):
+                held.append(held_out)
+                yield document
+            if not held:
+                source.refuse(intake)
+
+        with progress(f"encode {source.name} (bytes)", source.bytes) as bar:
             shards = write_shards(
-                folder,
-                _some(documents, path, intake),
+                self.out_dir / source.name,
+                documents(),
                 vocab_size=self.tokenizer.vocab_size,
                 tokenizer_hash=self.tokenizer.fingerprint,
                 pad_id=self.tokenizer.pad_id or self.tokenizer.eos_id or 0,
             )
-        keys = np.asarray(intake.keys, np.int64)
-        held = keys == HELD_OUT if split == "tail" else hold_out(keys, fraction, name)
-        return self._pack(name, shards, held, split, intake)
+        return self._pack(source.name, shards, np.asarray(held, bool), split.name, intake)
 
     def _pack(
         self, name: str, shards: Shards, held: np.ndarray, split: str, intake: Intake
@@ -188,37 +178,7 @@ def _row_report(rows: Rows) -> dict[str, Any]:
     }
 
 
-def _reader(config: DataConfig, path: Paths) -> Callable[..., Iterator[Document]]:
-    """A function that reads the documents from the start, any number of times."""
-
-    def once(on_skip: Skip = _ignore, on_bytes: Callable[[int], None] | None = None) -> Iterator[Document]:
-        fields = config.fields or None
-        return read(path, format=config.format, fields=fields, on_skip=on_skip, on_bytes=on_bytes)
-
-    if "-" not in ([path] if isinstance(path, str) else path):
-        return once
-    kept = list(once())  # standard input can be read but once
-    return lambda *_: iter(kept)
-
-
-def _ignore(where: str, reason: str) -> None:
-    """Skips are counted in one reading of several."""
-
-
-def _total_bytes(path: Paths) -> int | None:
-    return sum(source.size for source in find_sources(path, _ignore)) or None
-
-
-def _some(documents: Iterator[EncodedDocument], path: Paths, intake: Intake) -> Iterator[EncodedDocument]:
-    yield from documents
-    if not intake.keys:
-        skipped = f"; skipped: {intake.summary()}" if intake.skipped else ""
-        raise InputError(f"{path} holds nothing to learn from{skipped}; see data.format and data.fields")
-
-
 def _stamp(name: str) -> list[Any]:
-    if name == "-":
-        return [name, time.time_ns()]  # standard input is never the same twice
     if name.startswith("hf://"):
         return [name]
     stat = Path(name).stat()

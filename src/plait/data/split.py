@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
 import numpy as np
 
@@ -14,44 +14,78 @@ from plait.errors import ConfigError
 from plait.text.document import Document
 
 FEW = 20  # with fewer documents, whole ones are too coarse a share
-TRAIN, HELD_OUT = 1, 0
+NONE, ALL = -1, (1 << 63) - 1  # edges below and above every key
 Read = Callable[[], Iterator[Document]]
 
 
-def choose_split(split: str, kind: str, read: Read) -> Literal["document", "tail"]:
-    """What `auto` means here: `tail` for running text in fewer than 20 documents, else `document`."""
-    if split == "document" or kind != "text":
-        return "document"
-    few = split == "tail" or sum(1 for _ in islice(read(), FEW)) < FEW
-    return "tail" if few else "document"
+@dataclass(frozen=True)
+class TailSplit:
+    """The first `keep` characters are for training; the document in which the cut falls becomes two."""
+
+    keep: int
+    name = "tail"
+
+    def sides(self, documents: Iterable[Document]) -> Iterator[tuple[Document, bool]]:
+        """Documents in order, each with whether it is held out."""
+        left = self.keep
+        for document in documents:
+            text = document.text
+            if left:
+                yield Document(document.id, text[:left], document.record), False
+            if left < len(text):
+                suffix = " (tail)" if left else ""
+                yield Document(f"{document.id}{suffix}", text[left:], document.record), True
+            left = max(0, left - len(text))
 
 
-def split_tail(documents: Iterable[Document], keep: int) -> Iterator[tuple[Document, int]]:
-    """Documents in order, each `TRAIN` or `HELD_OUT`: the first `keep` characters are for training.
+@dataclass(frozen=True)
+class DocumentSplit:
+    """Whole documents are held out: those whose key is `edge` or less."""
 
-    The document in which the cut falls becomes two.
+    edge: int
+    seed: int
+    name = "document"
+
+    def sides(self, documents: Iterable[Document]) -> Iterator[tuple[Document, bool]]:
+        """Documents in order, each with whether it is held out."""
+        for document in documents:
+            yield document, key_of(document, self.seed) <= self.edge
+
+
+Split = TailSplit | DocumentSplit
+
+
+def find_split(read: Read, fraction: float, seed: int, *, how: str = "auto", name: str = "text") -> Split:
+    """Decide which `fraction` of a source is held out, by reading it through.
+
+    Args:
+        read: gives the documents from the start, each time the same.
+        how: `document`, `tail`, or `auto`: `tail` for fewer than 20 documents.
+        name: of the source, for messages.
+
+    Raises:
+        ConfigError: when nothing would be left to train on.
     """
-    for document in documents:
-        text = document.text
-        if keep or not text:
-            yield Document(document.id, text[:keep], document.record), TRAIN
-        if keep < len(text):
-            suffix = " (tail)" if keep else ""
-            yield Document(f"{document.id}{suffix}", text[keep:], document.record), HELD_OUT
-        keep = max(0, keep - len(text))
+    if how == "tail" or (how == "auto" and _few(read)):
+        return TailSplit(int(sum(len(document.text) for document in read()) * (1 - fraction)))
+    keys = np.fromiter((key_of(document, seed) for document in read()), np.int64)
+    return DocumentSplit(edge_of(keys, fraction, name), seed)
 
 
-def with_keys(documents: Iterable[Document], seed: int) -> Iterator[tuple[Document, int]]:
-    """Each document with a number below 2⁶³ that depends on what it says, not on where it was found."""
+def _few(read: Read) -> bool:
+    return sum(1 for _ in islice(read(), FEW)) < FEW
+
+
+def key_of(document: Document, seed: int) -> int:
+    """A number below 2⁶³ that depends on what a document says, not on where it was found."""
+    said = document.text or json.dumps(document.record, sort_keys=True, default=str)
     salt = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
-    for document in documents:
-        said = document.text or json.dumps(document.record, sort_keys=True, default=str)
-        digest = hashlib.blake2b(said.encode(errors="surrogatepass"), digest_size=8, salt=salt).digest()
-        yield document, int.from_bytes(digest, "little") >> 1
+    digest = hashlib.blake2b(said.encode(errors="surrogatepass"), digest_size=8, salt=salt).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
-def hold_out(keys: np.ndarray, fraction: float, name: str) -> np.ndarray:
-    """Choose the share of documents with the smallest keys: at least one, and equal ones together.
+def edge_of(keys: np.ndarray, fraction: float, name: str) -> int:
+    """The largest key to hold out for that share of the documents: at least one, and equal ones together.
 
     So the choice is the same in any order of the documents, and a document that occurs twice never lies on
     both sides.
@@ -59,19 +93,14 @@ def hold_out(keys: np.ndarray, fraction: float, name: str) -> np.ndarray:
     Args:
         keys: of each document, int64 `[documents]`.
 
-    Returns:
-        bool `[documents]`, true where held out.
-
     Raises:
-        ConfigError: when nothing would be left on one side.
+        ConfigError: when nothing would be left to train on.
     """
-    if fraction in (0, 1):
-        return np.full(len(keys), bool(fraction))
     wanted = max(1, round(len(keys) * fraction))
-    held = keys <= np.partition(keys, wanted - 1)[wanted - 1]
-    if held.all():
+    edge = int(np.partition(keys, wanted - 1)[wanted - 1])
+    if (keys <= edge).all():
         raise ConfigError(
             f"data.validation={fraction:g} by document leaves nothing to train on in {name!r}, which has "
             f"{len(np.unique(keys))} different document(s); give a path, or 0 for no validation"
         )
-    return held
+    return edge

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 from plait.checkpoint.directory import load
 from plait.checkpoint.resolve import newest
 from plait.checkpoint.run import Checkpoint, load_checkpoint, lock, versions
-from plait.data.config import DataConfig
+from plait.data.inputs import standard_input_kept, training_texts
 from plait.data.loader import Loader
 from plait.data.prepare import EncodedData, open_data, prepare_data
 from plait.device import Machine, peak
@@ -25,8 +25,6 @@ from plait.recipes.fit import Stage, fit_steps, restore
 from plait.recipes.recipe import FREE_AT_RESUME, FromModel, Recipe, check_resume
 from plait.recipes.report import write_report
 from plait.recipes.run_directory import read_recipe, refuse_existing, save_recipe
-from plait.recipes.tokenizer import strings_of
-from plait.text.readers import read
 from plait.text.tokenizer import Tokenizer
 from plait.text.train_tokenizer import train as learn_tokenizer
 from plait.train.loop import Step
@@ -70,15 +68,17 @@ def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None
 
 def begin(run_dir: Path, recipe: Recipe) -> Stage:
     """Everything a new run needs, in order; `recipe.yaml` is written once all of it works."""
-    tokenizer, config, weights = start(run_dir, recipe)
-    context = row_context(recipe, config)
-    data = prepare_data(recipe.data, tokenizer, run_dir / "data", context, recipe.seed)
+    with standard_input_kept(recipe.data, run_dir) as data_config:
+        tokenizer, config, weights = start(run_dir, recipe.model_copy(update={"data": data_config}))
+        context = row_context(recipe, config)
+        data = prepare_data(data_config, tokenizer, run_dir / "data", context, recipe.seed)
     recipe, machine, reasons = settle(recipe, config, context, planned_tokens(recipe, data, context))
     for choice, reason in reasons.items():
         say(f"{choice}: {getattr(recipe.train, choice)} ({reason})")
     if weights is None:
         recipe = recipe.model_copy(update={"model": config})
     stage = build_stage(run_dir, recipe, tokenizer, data, config, machine, weights)
+    warn_repeats(stage.loader)
     save_recipe(run_dir, recipe)
     return stage
 
@@ -129,21 +129,19 @@ def start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig, dict[s
 
 
 def make_tokenizer(run_dir: Path, recipe: Recipe) -> Tokenizer:
-    """Load the recipe's tokenizer directory, or learn one from its data into `tokenizer/`."""
-    if isinstance(recipe.tokenizer, str):
-        return Tokenizer.load(recipe.tokenizer)
+    """Load the recipe's tokenizer directory, or learn one from its data; `tokenizer/` then holds it."""
     directory = run_dir / "tokenizer"
+    if isinstance(recipe.tokenizer, str):
+        tokenizer = Tokenizer.load(recipe.tokenizer)
+        if directory.exists() and directory.samefile(recipe.tokenizer):
+            return tokenizer
+    else:
+        # from training text only: held-out text unseen, or its bits per byte look better than they are
+        tokenizer = learn_tokenizer(training_texts(recipe.data, recipe.seed), **recipe.tokenizer.model_dump())
     shutil.rmtree(directory, ignore_errors=True)  # of an attempt that never became a run
-    tokenizer = learn_tokenizer(_texts(recipe.data), **recipe.tokenizer.model_dump())
     directory.mkdir(parents=True)
     tokenizer.save(directory)
     return tokenizer
-
-
-def _texts(config: DataConfig) -> Iterator[str]:
-    for entry in config.mixture().values():
-        for document in read(entry.path, format=config.format, fields=config.fields or None):
-            yield from strings_of(document)
 
 
 def row_context(recipe: Recipe, config: ModelConfig) -> int:
@@ -217,6 +215,17 @@ def build_stage(
     if settings.ema:
         stage.average = {key: value.clone() for key, value in placed.state_dict().items()}
     return stage
+
+
+def warn_repeats(loader: Loader) -> None:
+    """Say when a batch is larger than the data, so that its first step already holds a row twice."""
+    rows = loader.rows_of(0)
+    different = len(set(rows))
+    if different < len(rows):
+        warn(
+            f"the {len(rows):,} rows of a step are only {different:,} different ones, as the data makes "
+            f"{loader.rows_per_epoch:,} rows; add text, or lower the batch"
+        )
 
 
 def warn_versions(checkpoint: Checkpoint) -> None:
