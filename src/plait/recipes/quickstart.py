@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from plait.checkpoint import atomic
-from plait.config import build
+from plait.config import build, merge, read_yaml
 from plait.errors import BusyError, ConfigError, need
 from plait.log import say
-from plait.recipes.recipe import Recipe
+from plait.recipes.recipe import Recipe, find_recipe
 from plait.text.lessons import Lesson, lessons_from_reference, lessons_from_text
 
 PRETRAIN_SHARE = 0.375  # of the minutes; tuning gets the rest
@@ -128,30 +128,30 @@ def learn_tokenizer(run_dir: Path) -> None:
 
 
 def stage_recipes(run_dir: Path, minutes: float, size: tuple[int, int, int]) -> dict[str, Recipe]:
-    """The recipes of both stages."""
+    """The shipped recipes of both stages with this run's paths, model size and minutes."""
     width, layers, heads = size
-    common = {"batch_size": ROWS, "keep_last": 1, "keep_best": False, "eval_rows": 256, "schedule": "linear"}
-    clock = {"pretrain": minutes * PRETRAIN_SHARE, "tune": minutes * (1 - PRETRAIN_SHARE)}
-    pretrain = {
-        "out": str(run_dir),
-        "data": {"text": str(run_dir / "text"), "validation": 0.05},
-        "tokenizer": str(run_dir / "tokenizer"),
-        "model": {"width": width, "layers": layers, "heads": heads, "kv_heads": heads, "context": CONTEXT},
-        "train": common | {"minutes": clock["pretrain"], "lr": 3e-3, "min_lr": 0.3, "sample_tokens": 40},
+    share = {"quickstart": PRETRAIN_SHARE, "quickstart-tune": 1 - PRETRAIN_SHARE}
+    data = {
+        "quickstart": {"text": str(run_dir / "text")},
+        "quickstart-tune": {
+            "messages": str(run_dir / "taught.jsonl"),
+            "validation": str(run_dir / "held-out.jsonl"),
+        },
     }
-    tune = pretrain | {
-        "data": {"messages": str(run_dir / "taught.jsonl"), "validation": str(run_dir / "held-out.jsonl")},
-        "train": common | {"minutes": clock["tune"], "lr": 2e-3, "min_lr": 0.05, "samples": []},
-    }
-    pairs = (("pretrain", pretrain), ("tune", tune))
-    return {name: build(Recipe, value, source=name) for name, value in pairs}
+    recipes = {}
+    for name, stage in (("quickstart", "pretrain"), ("quickstart-tune", "tune")):
+        shipped = read_yaml(find_recipe(name))
+        model = {"width": width, "layers": layers, "heads": heads, "kv_heads": heads, "context": CONTEXT}
+        changes = {"data": data[name], "train": {"minutes": minutes * share[name]}}
+        own = {"out": str(run_dir), "tokenizer": str(run_dir / "tokenizer"), "model": model}
+        recipes[stage] = build(Recipe, merge(shipped, changes) | own, source=name)
+    return recipes
 
 
 def _train(run_dir: Path, minutes: float) -> None:
     """Both stages, from wherever the newest checkpoint left off."""
     from plait.checkpoint.resolve import newest
     from plait.checkpoint.run import load_checkpoint
-    from plait.config import read_yaml
     from plait.data.prepare import prepare_data
     from plait.nn.config import ModelConfig
     from plait.recipes.choices import settle
