@@ -46,7 +46,7 @@ def test_a_table_shows_brackets_and_goes_where_results_go(capsys):
 
 def test_without_a_terminal_progress_is_a_line_now_and_then(capsys, monkeypatch):
     clock = iter([0.0, 5.0, 11.0, 11.0, 11.0])
-    monkeypatch.setattr(log.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(log, "monotonic", lambda: next(clock))
     with log.progress("train", 40) as bar:
         assert bar.plain
         bar.update(5, "loss 3")  # too early to say so

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -22,7 +21,8 @@ from pydantic import ValidationError
 
 from plait import hardware
 from plait.config import Config
-from plait.errors import ConfigError, did_you_mean
+from plait.errors import ConfigError, PlaitError, did_you_mean
+from plait.files import write_text
 from plait.log import bytes_text, duration
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -325,11 +325,6 @@ def _read_cache(path: Path) -> Machine | None:
 
 def _write_cache(path: Path, machine: Machine) -> None:
     """Atomically, so that runs starting together never read half a file; without a cache all still works."""
-    with suppress(OSError):
+    with suppress(OSError, PlaitError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(machine.model_dump_json(indent=2))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
+        write_text(path, machine.model_dump_json(indent=2))

@@ -6,9 +6,9 @@ On a terminal long work shows a bar with its ETA; elsewhere (files, CI) a plain 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from time import monotonic
 from typing import TypeVar
 
 from rich.console import Console
@@ -56,7 +56,7 @@ class Progress:
         self.label, self.total, self.done = label, total, 0.0
         self._bar = bar
         self._task = bar.add_task(label, total=total, note="") if bar else None
-        self._start = self._last = time.monotonic()
+        self._start = self._last = monotonic()
 
     @property
     def plain(self) -> bool:
@@ -68,8 +68,8 @@ class Progress:
         self.done = done
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, note=note)
-        elif time.monotonic() - self._last >= PLAIN_EVERY:
-            self._last = time.monotonic()
+        elif monotonic() - self._last >= PLAIN_EVERY:
+            self._last = monotonic()
             say(self._line(note))
 
     def advance(self, amount: float = 1, note: str = "") -> None:
@@ -88,7 +88,7 @@ class Progress:
         share = f"{100 * self.done / self.total:.0f} %"
         if not self.done:
             return share
-        elapsed = time.monotonic() - self._start
+        elapsed = monotonic() - self._start
         return f"{share}, {duration(elapsed * (self.total - self.done) / self.done)} left"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.errors import BusyError, ConfigError, InputError, PlaitError
+from plait.errors import BusyError, ConfigError, InputError, PlaitError, TrainingError
 from plait.recipes import prepare as module
 from plait.recipes.prepare import PrepareConfig, prepare
 from plait.text.pool import ordered_map
@@ -153,7 +153,7 @@ def test_a_full_disk_is_said(corpus, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(module, "_write", full)
-    with pytest.raises(PlaitError, match=r"no space left on the disk while writing .*out'"):
+    with pytest.raises(TrainingError, match=r"no disk space for .*out: .* are free"):
         prepare(corpus, tmp_path / "out")
     assert sorted(os.listdir(tmp_path)) == ["in"]
 

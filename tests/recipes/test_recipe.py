@@ -30,7 +30,7 @@ def refusal(**more) -> str:
 
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_shipped_recipes_are_valid_and_begin_with_what_they_are(name):
-    assert load_recipe(name).out == f"runs/{name}"
+    assert load_recipe(name).out.startswith(f"runs/{name}")
     assert shipped_recipes()[name].read_text(encoding="utf-8").startswith("# ")
 
 

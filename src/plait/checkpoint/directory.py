@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plait.checkpoint.atomic import new_directory
 from plait.checkpoint.families import choose_family, from_hf_config, nearest_family, to_hf_config
 from plait.checkpoint.names import BUFFERS, PREFIXES, Link, export, links, to_ours, to_theirs
 from plait.checkpoint.resolve import resolve, verify_weights
@@ -25,6 +24,7 @@ from plait.checkpoint.tensors import (
     write_shards,
 )
 from plait.errors import ModelError
+from plait.files import new_directory
 from plait.log import say
 from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import plait
-from plait.checkpoint import atomic
+from plait import files
 from plait.checkpoint.directory import SLACK, as_dtype, read_model, weights_of, write_model
 from plait.checkpoint.resolve import (
     AVERAGE,
@@ -94,7 +94,7 @@ def save_checkpoint(
         TrainingError: when the disk is full; earlier checkpoints are as they were.
     """
     checkpoints = Path(run_dir, CHECKPOINTS)
-    atomic.sweep(checkpoints)
+    files.sweep(checkpoints)
     dtype = as_dtype(save_dtype)
     exact = {"weights": weights, "average": average or {}}
     exact = {stem: tensors for stem, tensors in exact.items() if _rounds(tensors, dtype)}
@@ -104,7 +104,7 @@ def save_checkpoint(
     earlier = newest(run_dir)
     note = f"; the last good checkpoint is {earlier}" if earlier else "; nothing is saved yet"
     target = checkpoints / f"step-{step:06}"
-    with atomic.new_directory(target, needed, note) as draft:
+    with files.new_directory(target, needed, note) as draft:
         options: dict[str, Any] = {"save_dtype": save_dtype, "generation": generation, "max_shard": max_shard}
         write_model(draft, weights, config, tokenizer, card=card, **options)
         if average is not None:
@@ -114,8 +114,7 @@ def save_checkpoint(
         for stem, tensors in extra.items():
             write_shards(draft / "state", stem, tensors, max_shard=max_shard)
         _write_state(draft, step, state)
-    with atomic.full_disk_named(checkpoints / "last", len(target.name), note):
-        atomic.write_text(checkpoints / "last", target.name)
+    files.write_text(checkpoints / "last", target.name, note)
     return target
 
 
@@ -200,7 +199,7 @@ def prune(run_dir: str | Path, keep_last: int, keep_best: bool = True) -> list[P
         keep.add(champion)
     doomed = [path for path in steps if path not in keep]
     for path in doomed:
-        atomic.remove(path)
+        files.remove(path)
     return doomed
 
 

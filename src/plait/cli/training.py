@@ -48,7 +48,9 @@ def train(
     resume: bool = False,
     dry_run: bool = False,
 ) -> None:
-    """Train a model as a recipe says. `key=value` or `--key value` changes any of its keys.
+    """Train a model as a recipe says.
+
+    `key=value` or `--key value` changes any of the recipe's keys.
 
     ```
     plait train recipe.yaml train.lr=3e-4 out=runs/second

@@ -1,18 +1,14 @@
-"""Writing encoded data so that it is whole or absent, and saying clearly when a file is not what it was."""
+"""Files of encoded data: their checksums, and what is said when a file is not what it was."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from plait.errors import InputError, TrainingError
+from plait.errors import InputError
+from plait.files import write_text
 
 REMEDY = "delete the data directory to have it encoded again"
 
@@ -36,52 +32,14 @@ class HashedFile:
         self._file.close()
 
     def finish(self) -> dict[str, Any]:
-        """Flush to the disk and close; returns `{"bytes": size, "sha256": digest}`."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Close the file; returns `{"bytes": size, "sha256": digest}`."""
         self._file.close()
         return {"bytes": self.size, "sha256": self._hash.hexdigest()}
 
 
-@contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary directory that takes the place of `path` when the block ends without an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for stale in path.parent.glob(f".{path.name}.writing-*"):
-        shutil.rmtree(stale)
-    folder = path.parent / f".{path.name}.writing-{os.getpid()}"
-    folder.mkdir()
-    try:
-        with disk_space_named(path):
-            yield folder
-        if path.exists():
-            shutil.rmtree(path)
-        folder.replace(path)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def disk_space_named(path: Path) -> Iterator[None]:
-    """Turn the system's "no space left" into an error that says what was being written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise TrainingError(
-            f"no disk space left while writing {path}; free some, or set `out` to another disk"
-        ) from None
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write JSON whole or not at all."""
-    draft = path.with_name(f".{path.name}.writing")
-    with disk_space_named(path), draft.open("w", encoding="utf-8") as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1))
 
 
 def read_json(path: Path) -> dict[str, Any]:

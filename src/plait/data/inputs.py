@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from plait.data.config import DataConfig, MixtureEntry, Paths
-from plait.data.files import disk_space_named
 from plait.data.split import ALL, NONE, DocumentSplit, Split, find_split
 from plait.errors import InputError
+from plait.files import full_disk_named
 from plait.log import progress, track
 from plait.text.document import Document
 from plait.text.readers import read
@@ -186,7 +186,7 @@ def _keep(path: Paths, config: DataConfig, folder: Path) -> str:
     """Write all documents of an input in the form of a `plait prepare` directory."""
     documents = read(path, format=config.format, fields=config.fields or None)
     folder.mkdir(parents=True)
-    with disk_space_named(folder), (folder / "documents.jsonl").open("w", encoding="utf-8") as file:
+    with full_disk_named(folder), (folder / "documents.jsonl").open("w", encoding="utf-8") as file:
         for document in track(documents, "standard input: documents"):
             file.write(json.dumps(document.to_json()) + "\n")
     (folder / "report.json").write_text("{}", encoding="utf-8")

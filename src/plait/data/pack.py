@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import struct
 from pathlib import Path
 
 import numpy as np
 
-from plait.data.files import REMEDY, check_sha256, check_size, disk_space_named
+from plait.data.files import REMEDY, check_sha256, check_size
 from plait.data.shards import Shards
 from plait.errors import InputError
+from plait.files import write_bytes
 
 _HEADER = struct.Struct("<8s7q32s")  # magic; context, rows, pieces, targets, documents, bytes, cut; sha256
 _MAGIC = b"plaitro1"
@@ -139,12 +139,7 @@ def write_rows(
         context, len(per_row), len(arranged), int(per_row.sum()), len(documents),
         int(shards.text_bytes[documents].sum()), int((shards.lengths[documents] - 1 > context).sum()),
     )  # fmt: skip
-    draft = path.with_name(f".{path.name}.writing")
-    with disk_space_named(path), draft.open("wb") as file:
-        file.write(_HEADER.pack(_MAGIC, *head, hashlib.sha256(body).digest()) + body)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    write_bytes(path, _HEADER.pack(_MAGIC, *head, hashlib.sha256(body).digest()) + body)
     return Rows(path)
 
 

@@ -18,6 +18,7 @@ from plait.data.pack import Rows, write_rows
 from plait.data.shards import FORMAT, EncodedDocument, Shards, write_shards
 from plait.data.source import Source
 from plait.errors import ConfigError
+from plait.files import sweep
 from plait.log import bytes_text, progress, table, warn
 from plait.text.tokenizer import Tokenizer
 
@@ -55,6 +56,7 @@ def prepare_data(
 
 
 def _prepare(job: _Job) -> EncodedData:
+    sweep(job.out_dir)
     request, done = job.request(), job.out_dir / "data.json"
     if done.is_file() and read_json(done).get("request") == request:
         return open_data(job.out_dir, job.tokenizer)

@@ -19,10 +19,10 @@ from plait.data.files import (
     check_sha256,
     check_size,
     read_json,
-    whole_directory,
     write_json,
 )
 from plait.errors import InputError
+from plait.files import new_directory
 
 FORMAT = 1
 SHARD_BYTES = 1 << 28
@@ -67,7 +67,7 @@ def write_shards(
     out_dir = Path(out_dir)
     dtype = np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
     with (
-        whole_directory(out_dir) as folder,
+        new_directory(out_dir) as folder,
         closing(_Writer(folder, dtype, vocab_size, shard_bytes)) as writer,
     ):
         for document in documents:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from plait.checkpoint.atomic import write_text
+from plait.files import write_text
 
 CHUNK = 1 << 20
 

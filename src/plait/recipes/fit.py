@@ -68,9 +68,14 @@ class Stage:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to do: the end, or `train.stop_after`, is reached."""
+        """Whether nothing is left to do: the end, `train.stop_after` or the end of patience is reached."""
         stop = self.recipe.train.stop_after
-        return self.share_done() >= 1 or (stop is not None and self.state.step >= stop)
+        return self.share_done() >= 1 or self.gave_up or (stop is not None and self.state.step >= stop)
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether val_loss has not improved for `train.patience` evaluations."""
+        return 0 < self.recipe.train.patience <= self.waited
 
     def share_done(self, seconds: float | None = None, step: int | None = None) -> float:
         """How far the stage is, 0 to 1."""
@@ -99,7 +104,7 @@ def fit_steps(stage: Stage) -> Iterator[Step]:
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, once the state is saved.
     """
     config = stage.recipe.train
-    saved, enough = None, False
+    saved = None
     label = f"train {stage.name}".strip()
     minutes = stage.total_steps is None
     goal = 60 * (config.minutes or 0) if minutes else stage.total_steps
@@ -118,9 +123,8 @@ def fit_steps(stage: Stage) -> Iterator[Step]:
                 improved = _evaluate(stage, row, bar)
             log.write(row)
             _show(bar, stage, step, row)
-            enough = bool(config.patience) and stage.waited >= config.patience
             saving = _due(config.save_every, step.number, before, share) or (improved and config.keep_best)
-            leaving = last or enough or bool(stop)
+            leaving = last or stage.gave_up or bool(stop)
             saved = _save(stage, row) if leaving or saving else None
             before = share
             try:
@@ -131,10 +135,10 @@ def fit_steps(stage: Stage) -> Iterator[Step]:
                 raise
             if leaving:
                 break
-        stop.raise_if_set()
-    if enough:
+    if stage.gave_up:
         say(f"stopped: val_loss has not improved in {config.patience} evaluations")
-    say(f"{saved} ({bytes_text(disk_use(stage.run_dir))} of checkpoints in {stage.run_dir})")
+    say(f"saved {saved} ({bytes_text(disk_use(stage.run_dir))} of checkpoints in {stage.run_dir})")
+    stop.raise_if_set()
 
 
 def _steps(stage: Stage) -> Iterator[Step]:

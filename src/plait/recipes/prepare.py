@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -17,7 +12,8 @@ from typing import IO, Any, Literal
 from pydantic import Field, field_validator
 
 from plait.config import Config
-from plait.errors import BusyError, ConfigError, InputError, PlaitError
+from plait.errors import BusyError, ConfigError, InputError
+from plait.files import new_directory
 from plait.log import progress, say
 from plait.text.clean import DEFAULT, ordered
 from plait.text.dedup import Duplicate, dedup
@@ -65,14 +61,14 @@ def prepare(
     Raises:
         InputError: anything wrong with the inputs, or nothing kept.
         BusyError: `out` exists and `overwrite` is off.
-        PlaitError: no space on the disk.
+        TrainingError: no space on the disk.
     """
     config = config or PrepareConfig()
     out = Path(out).expanduser()
     _check_out(out, config.overwrite)
     total = _check_inputs(inputs, out)
     tally = Tally()
-    with _new_directory(out) as folder, progress("prepare", total or None) as bar:
+    with new_directory(out) as folder, progress("prepare", total or None) as bar:
         documents = read(
             inputs, format=config.format, fields=config.fields, on_skip=tally.skip, on_bytes=bar.advance
         )
@@ -181,33 +177,8 @@ def _check_inputs(inputs: str | Path | Sequence[str | Path], out: Path) -> int:
     return sum(source.size for source in sources)
 
 
-@contextmanager
-def _new_directory(out: Path) -> Iterator[Path]:
-    """A directory beside `out` that takes its place at the end, or vanishes on any error."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp makes it the owner's alone
-        old = folder.with_name(folder.name + ".old")
-        if out.exists():
-            out.rename(old)
-        folder.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise PlaitError(f"no space left on the disk while writing {str(out)!r}; free some") from None
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _lines(path: Path) -> Iterator[IO[str]]:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+def _lines(path: Path) -> IO[str]:
+    return path.open("w", encoding="utf-8", newline="\n")
 
 
 def _write(file: IO[str], row: dict[str, Any]) -> None:

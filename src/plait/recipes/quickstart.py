@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from plait.checkpoint import atomic
+from plait import files
 from plait.config import build, merge, read_yaml
 from plait.errors import BusyError, ConfigError, need
 from plait.log import say
 from plait.recipes.recipe import Recipe, find_recipe
 from plait.text.lessons import Lesson, lessons_from_reference, lessons_from_text
 
+if TYPE_CHECKING:
+    from plait.data.prepare import EncodedData
+
 PRETRAIN_SHARE = 0.375  # of the minutes; tuning gets the rest
+TEXT_WEIGHT = 0.2  # rows of text for each row of conversations while tuning
 CONTEXT, ROWS = 128, 8  # small batches: at such a budget the number of steps decides, not the model's size
 ENOUGH_STEPS = 1500  # pretraining and tuning together; a model is no larger than allows this many
 SIZES = ((128, 4, 4), (192, 4, 6), (256, 6, 8), (384, 8, 6), (512, 8, 8))  # width, layers, heads
@@ -78,7 +83,7 @@ def collect(run_dir: Path, text: Sequence[str] | None) -> None:
 
         raw = run_dir / "raw.jsonl"
         lines = (json.dumps(document.to_json(), ensure_ascii=False) for document in reference_documents())
-        atomic.write_text(raw, "".join(line + "\n" for line in lines))
+        files.write_text(raw, "".join(line + "\n" for line in lines))
         inputs: list[str] = [str(raw)]
     else:
         inputs = [str(path) for path in text]
@@ -101,11 +106,11 @@ def write_lessons(run_dir: Path, lessons: Sequence[Lesson]) -> None:
     teach = [each for each in lessons if not each.held_out]
     taught = [talk(question, each.answer) for each in teach for question in each.questions]
     held = [talk(each.questions[0], each.answer) for each in lessons if each.held_out]
-    atomic.write_text(run_dir / "taught.jsonl", lines(taught))
-    atomic.write_text(run_dir / "held-out.jsonl", lines(held))
-    atomic.write_text(run_dir / "lessons.jsonl", lines(each.to_json() for each in lessons))
+    files.write_text(run_dir / "taught.jsonl", lines(taught))
+    files.write_text(run_dir / "held-out.jsonl", lines(held))
+    files.write_text(run_dir / "lessons.jsonl", lines(each.to_json() for each in lessons))
     suggestions = [each.questions[0] for each in teach][:200:33]
-    atomic.write_text(run_dir / "suggestions.json", json.dumps(suggestions, ensure_ascii=False) + "\n")
+    files.write_text(run_dir / "suggestions.json", json.dumps(suggestions, ensure_ascii=False) + "\n")
 
 
 def read_lessons(run_dir: Path) -> list[Lesson]:
@@ -152,7 +157,7 @@ def _train(run_dir: Path, minutes: float) -> None:
     """Both stages, from wherever the newest checkpoint left off."""
     from plait.checkpoint.resolve import newest
     from plait.checkpoint.run import load_checkpoint
-    from plait.data.prepare import prepare_data
+    from plait.data.prepare import open_data, prepare_data
     from plait.nn.config import ModelConfig
     from plait.recipes.choices import settle
     from plait.recipes.fit import fit, restore
@@ -164,7 +169,7 @@ def _train(run_dir: Path, minutes: float) -> None:
     tokenizer = Tokenizer.load(run_dir / "tokenizer")
     plan = run_dir / "size.json"
     if not plan.is_file():
-        atomic.write_text(plan, json.dumps(choose_size(tokenizer.vocab_size, minutes)))
+        files.write_text(plan, json.dumps(choose_size(tokenizer.vocab_size, minutes)))
     recipes = stage_recipes(run_dir, minutes, tuple(json.loads(plan.read_text(encoding="utf-8"))))
     for number, (name, recipe) in enumerate(recipes.items()):
         path = newest(run_dir)
@@ -176,11 +181,13 @@ def _train(run_dir: Path, minutes: float) -> None:
         config = recipe.model.model_copy(update={"vocab": tokenizer.vocab_size})
         folder = run_dir / ("data", "data-tune")[number]
         data = prepare_data(recipe.data, tokenizer, folder, CONTEXT, recipe.seed)
+        if name == "tune":
+            data = with_text(data, open_data(run_dir / "data", tokenizer))
         settled_path = run_dir / f"{name}.yaml"
         if settled_path.is_file():
             recipe = build(Recipe, read_yaml(settled_path), source=str(settled_path))
         recipe, machine, _ = settle(recipe, config, CONTEXT, None)
-        atomic.write_text(settled_path, _yaml(recipe))
+        files.write_text(settled_path, _yaml(recipe))
         if name == "pretrain":
             save_recipe(run_dir, recipe)
         fresh = checkpoint is not None and saved["stage"] != name
@@ -200,6 +207,12 @@ def _train(run_dir: Path, minutes: float) -> None:
             restore(stage, checkpoint)
         fit(stage)
         write_report(run_dir)
+
+
+def with_text(talks: EncodedData, text: EncodedData) -> EncodedData:
+    """Mix rows of the pretraining text into the conversations, or tuning would make the model forget it."""
+    rows = [replace(source, weight=TEXT_WEIGHT) for source in text.train]
+    return replace(talks, train=[*talks.train, *rows])
 
 
 def choose_size(vocab: int, minutes: float) -> tuple[int, int, int]:
@@ -268,7 +281,7 @@ def _remember(run_dir: Path, arguments: dict[str, Any]) -> None:
         others = [item.name for item in run_dir.iterdir() if item.name != ".lock"]
         if others:
             raise BusyError(f"{run_dir} holds something else ({others[0]}); give another --out or empty it")
-        atomic.write_text(path, json.dumps(arguments, ensure_ascii=False) + "\n")
+        files.write_text(path, json.dumps(arguments, ensure_ascii=False) + "\n")
         return
     before = json.loads(path.read_text(encoding="utf-8"))
     for key, value in arguments.items():

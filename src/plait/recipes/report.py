@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import plait
-from plait.checkpoint.atomic import write_text
 from plait.errors import InputError
+from plait.files import write_text
 from plait.recipes.charts import Series, line_chart, number, smooth
 
 SAMPLE_STEPS = 24  # steps shown with their samples, the first and the last among them

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from plait.checkpoint import atomic
+from plait import files
 from plait.config import build, dump_yaml, read_yaml
 from plait.errors import BusyError, MissingExtra, need
 from plait.log import say
@@ -23,7 +23,7 @@ RECIPE = "recipe.yaml"
 def save_recipe(run_dir: Path, recipe: Recipe) -> None:
     """Write `recipe.yaml` with every default and every choice."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    atomic.write_text(run_dir / RECIPE, dump_yaml(recipe))
+    files.write_text(run_dir / RECIPE, dump_yaml(recipe))
 
 
 def read_recipe(run_dir: Path) -> Recipe | None:
@@ -60,7 +60,7 @@ class RunLog:
 
     def __init__(self, run_dir: Path, step: int, tensorboard: bool) -> None:
         rows = [row for row in read_log(run_dir) if row["step"] <= step]
-        atomic.write_text(run_dir / LOG, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        files.write_text(run_dir / LOG, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self._file = (run_dir / LOG).open("a", encoding="utf-8")
         self._board = None
         if tensorboard:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plait.errors import InputError
+from plait.files import write_text
 from plait.log import say, table
 from plait.text.document import TEXT_FIELDS, Document
 from plait.text.encoding import decoded, lines_of
@@ -18,7 +19,7 @@ from plait.text.readers import read
 from plait.text.sources import find_sources, read_bytes
 from plait.text.tokenizer import Tokenizer
 from plait.text.tokenizer_config import TokenizerConfig
-from plait.text.tokenizer_files import DEFINITION, write_text
+from plait.text.tokenizer_files import DEFINITION
 from plait.text.train_tokenizer import train
 
 REPORT = "tokenizer_report.json"

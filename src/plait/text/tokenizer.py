@@ -13,6 +13,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from plait.errors import InputError, ModelError
+from plait.files import write_text
 from plait.text import chat
 from plait.text.stream import ReplayDecoder, Spelling, StreamDecoder, spelling, visible
 from plait.text.tokenizer_files import (
@@ -25,7 +26,6 @@ from plait.text.tokenizer_files import (
     settings_tokens,
     template_of,
     token_text,
-    write_text,
 )
 
 

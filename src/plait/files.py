@@ -1,4 +1,4 @@
-"""Directories and small files that are whole or absent, whatever happens while they are written."""
+"""Files and directories that are whole or absent, whatever happens while they are written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def new_directory(target: Path, needed: int = 0, note: str = "") -> Iterator[Pat
         TrainingError: when the disk is full, with bytes needed and free; nothing is left behind.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.parent / f".tmp-{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    draft = _beside(target)
     with full_disk_named(target, needed, note):
         try:
             if needed > shutil.disk_usage(target.parent).free:
@@ -45,7 +45,7 @@ def new_directory(target: Path, needed: int = 0, note: str = "") -> Iterator[Pat
 
 
 def _put(draft: Path, target: Path) -> None:
-    old = target.parent / f".old-{draft.name.removeprefix('.tmp-')}"
+    old = _beside(target, "old")
     if target.exists():
         target.rename(old)
     draft.rename(target)
@@ -54,8 +54,8 @@ def _put(draft: Path, target: Path) -> None:
 
 
 @contextmanager
-def full_disk_named(target: Path, needed: int, note: str = "") -> Iterator[None]:
-    """Turn the system's refusal to write more into an error that says how much was needed and is free."""
+def full_disk_named(target: Path, needed: int = 0, note: str = "") -> Iterator[None]:
+    """Turn the system's refusal to write more into a TrainingError with the bytes needed and free."""
     try:
         yield
     except OSError as error:
@@ -65,14 +65,15 @@ def full_disk_named(target: Path, needed: int, note: str = "") -> Iterator[None]
 
 
 def _no_space(target: Path, needed: int, note: str) -> TrainingError:
-    free = shutil.disk_usage(target.parent).free
-    amount = f"{bytes_text(needed)} are needed, {bytes_text(free)} are free"
+    amount = f"{bytes_text(shutil.disk_usage(target.parent).free)} are free"
+    if needed:
+        amount = f"{bytes_text(needed)} are needed, {amount}"
     return TrainingError(f"no disk space for {target}: {amount}; free some or write to another disk{note}")
 
 
 def remove(path: Path) -> None:
     """Delete a directory so that no half of it is ever seen under its name."""
-    doomed = path.parent / f".old-{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
+    doomed = _beside(path, "old")
     path.rename(doomed)
     shutil.rmtree(doomed)
 
@@ -87,16 +88,26 @@ def sweep(parent: Path) -> None:
                 leftover.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    draft = path.parent / f".tmp-{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        draft.write_text(text, encoding="utf-8")
-        sync(draft)
-        draft.replace(path)
-        sync(path.parent)
-    finally:
-        draft.unlink(missing_ok=True)
+def write_text(path: Path, text: str, note: str = "") -> None:
+    """Write a UTF-8 file whole or not at all; `note` and errors as for `new_directory`."""
+    write_bytes(path, text.encode(), note)
+
+
+def write_bytes(path: Path, data: bytes, note: str = "") -> None:
+    """Write a file whole or not at all; `note` and errors as for `new_directory`."""
+    draft = _beside(path)
+    with full_disk_named(path, len(data), note):
+        try:
+            draft.write_bytes(data)
+            sync(draft)
+            draft.replace(path)
+            sync(path.parent)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _beside(path: Path, mark: str = "tmp") -> Path:
+    return path.parent / f".{mark}-{path.name}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def sync_tree(directory: Path) -> None:
