@@ -132,27 +132,39 @@ def build(kind: type[T], value: Mapping[str, Any], *, source: str = "recipe") ->
     """Validate a mapping into `kind`. Unknown keys are reported before missing or invalid ones.
 
     Raises:
-        ConfigError: one line naming the key, the value, and what would be accepted.
+        ConfigError: one line naming `source`, the key, the value, and what would be accepted.
     """
-    if not isinstance(value, Mapping):
-        raise ConfigError(f"{source}={value!r} is not valid: {PAIRS}")
+    _check_pairs(value, source)
+    try:
+        return build_part(kind, value)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def build_part(kind: type[T], value: Any, key: str = "") -> T:
+    """`build` for the value of `key` within a larger mapping, whose builder names the source."""
+    _check_pairs(value, key)
     try:
         return kind.model_validate(dict(value))
-    except ConfigError as error:  # of a part that was built on its own
-        raise ConfigError(f"{source}: {error}") from None
     except ValidationError as error:
         unknown = ("extra_forbidden", "invalid_key")
         problems = sorted(error.errors(), key=lambda problem: problem["type"] not in unknown)
-        raise ConfigError(f"{source}: {_explain(kind, problems[0])}") from None
+        raise ConfigError(_explain(kind, problems[0], key)) from None
 
 
-def _explain(kind: type[BaseModel], problem: Any) -> str:
+def _check_pairs(value: Any, name: str) -> None:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{name}={value!r} is not valid: {PAIRS}")
+
+
+def _explain(kind: type[BaseModel], problem: Any, key: str) -> str:
     # pydantic puts union branches and `function-after` markers into the location: keep real keys only
     *outer, last = problem["loc"] or ("",)
     path = [part for part in outer if isinstance(part, int) or _is_key(str(part))]
     if problem["type"] == "extra_forbidden" or isinstance(last, int) or _is_key(str(last)):
         path.append(last)
-    where = ".".join(map(str, path)) if path else "the whole"
+    full = [key, *path] if key else path
+    where = ".".join(map(str, full)) if full else "the whole"
     if problem["type"] == "invalid_key":
         return f"key {last} is not a name; write it in quotes, or spell the key that was meant"
     if problem["type"] == "extra_forbidden":

@@ -32,7 +32,7 @@ def new_directory(target: Path, needed: int = 0, note: str = "") -> Iterator[Pat
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = _beside(target)
-    with full_disk_named(target, needed, note):
+    with _speaking_of(target, draft), full_disk_named(target, needed, note):
         try:
             if needed > shutil.disk_usage(target.parent).free:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -96,7 +96,7 @@ def write_text(path: Path, text: str, note: str = "") -> None:
 def write_bytes(path: Path, data: bytes, note: str = "") -> None:
     """Write a file whole or not at all; `note` and errors as for `new_directory`."""
     draft = _beside(path)
-    with full_disk_named(path, len(data), note):
+    with _speaking_of(path, draft), full_disk_named(path, len(data), note):
         try:
             draft.write_bytes(data)
             sync(draft)
@@ -104,6 +104,17 @@ def write_bytes(path: Path, data: bytes, note: str = "") -> None:
             sync(path.parent)
         finally:
             draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _speaking_of(target: Path, draft: Path) -> Iterator[None]:
+    """Let the system's errors name what was asked for, not the temporary name it is written under."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) in (draft, target.parent):
+            error.filename = str(target)
+        raise
 
 
 def _beside(path: Path, mark: str = "tmp") -> Path:

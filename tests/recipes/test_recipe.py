@@ -62,7 +62,7 @@ def test_problems_name_the_file_and_the_part(tmp_path):
     path.write_text(dump_yaml(BASE | {"model": {"width": 64, "hedas": 4}}), encoding="utf-8")
     with pytest.raises(ConfigError) as error:
         load_recipe(path)
-    assert str(error.value) == f"{path}: model: unknown key 'hedas'; did you mean 'heads'?"
+    assert str(error.value) == f"{path}: unknown key 'model.hedas'; did you mean 'heads'?"
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_problems_name_the_file_and_the_part(tmp_path):
         ({"model": 5}, "model=5 is not valid: give it `key: value` pairs"),
         ({"model": "runs/base"}, "model='runs/base' is not valid: give it `key: value` pairs"),
         ({"tokenizer": 5}, "tokenizer=5 is not valid"),
-        ({"tokenizer": {"kind": "bpx"}}, "tokenizer: kind='bpx' is not valid: input should be 'bpe'"),
+        ({"tokenizer": {"kind": "bpx"}}, "tokenizer.kind='bpx' is not valid: input should be 'bpe'"),
         (
             {"model": {"from": "runs/base", "width": 64}},
-            "model: unknown key 'width'; known keys: from, dropout",
+            "unknown key 'model.width'; known keys: from, dropout",
         ),
         ({"model": {"width": 64, "heads": 7}}, "model: width=64 is not divisible by heads=7"),
         ({"out": "  "}, "out is empty; name a run directory such as runs/first"),

@@ -42,6 +42,12 @@ class Running:
         return self
 
     @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        state = Path(f"/proc/{self.pid}/stat")
+        return state.exists() and state.read_text("utf-8").rpartition(")")[2].split()[0] != "Z"
+
+    @property
     def stdout(self) -> str:
         return self.out.read_text(encoding="utf-8")
 
@@ -93,6 +99,8 @@ class Plait:
         base = self.folder / f"{self.count:03}"
         base.with_suffix(".in").write_text(stdin, encoding="utf-8")
         out, err = stdout or base.with_suffix(".out"), base.with_suffix(".err")
+        for path in (base.with_suffix(".out"), err):
+            path.touch()
         request = {"words": [str(word) for word in words], "cwd": str(cwd or self.folder), "env": env}
         request |= {"stdin": str(base.with_suffix(".in")), "stdout": str(out), "stderr": str(err)}
         return Running(self.ask(request | {"max_file": max_file}), out, err, self.ask)
@@ -157,7 +165,7 @@ def until(true: Callable[[], Any], what: str, seconds: float = 60) -> None:
         time.sleep(0.002)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wait_until() -> Callable[..., None]:
     return until
 

@@ -10,7 +10,10 @@ import os
 import resource
 import sys
 
-for name in ("train", "evaluate", "generate", "score", "chat", "serve", "prepare", "tokenizer", "dry_run"):
+for name in (
+    "train", "evaluate", "generate", "score", "chat", "serve", "prepare", "tokenizer", "dry_run",
+    "quickstart", "quickstart_scores",
+):  # fmt: skip
     importlib.import_module(f"plait.recipes.{name}")
 importlib.import_module("torch._dynamo")  # which the first optimizer imports
 from plait.cli import main  # noqa: E402

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,8 +71,8 @@ def test_killed_at_random_instants_a_run_ends_as_if_it_never_was(
         running = plait.start("train", path, "--resume")
         goal = done + random.randrange(2, 8)
 
-        def there(goal: int = goal, pid: int = running.pid) -> bool:
-            return goal <= len(rows(run)) or not alive(pid)
+        def there(goal: int = goal, running: Any = running) -> bool:
+            return goal <= len(rows(run)) or not running.alive
 
         wait_until(there, f"step {goal}")
         time.sleep(random.uniform(0, 0.05))
@@ -85,11 +86,6 @@ def test_killed_at_random_instants_a_run_ends_as_if_it_never_was(
     assert log_of(rows, run) == expected
     assert same_tensors(newest(run), newest(whole))
     assert not [path for path in (run / "checkpoints").iterdir() if path.name.startswith(".")]
-
-
-def alive(pid: int) -> bool:
-    state = Path(f"/proc/{pid}/stat")
-    return state.exists() and state.read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
 
 
 def test_rows_after_the_checkpoint_are_done_again_not_doubled(plait, recipe, rows, tmp_path):

@@ -39,7 +39,9 @@ def resolve(model: str | Path) -> Path:
         raise ModelError(f"{path} is not a run directory, so it has no ':best'; leave that out")
     if choice == "average":
         if not (path / AVERAGE).is_dir():
-            raise ModelError(f"{path} holds no averaged weights; train with train.average set")
+            raise ModelError(
+                f"{path} holds no averaged weights; train with train.ema or train.average_last set"
+            )
         path = path / AVERAGE
     if not (path / "config.json").is_file():
         raise ModelError(f"{path} is not a model or run directory: it has no config.json; {_hint(path)}")

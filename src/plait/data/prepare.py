@@ -72,7 +72,7 @@ def _prepare(job: _Job) -> EncodedData:
 
 
 def open_data(out_dir: str | Path, tokenizer: Tokenizer | None = None) -> EncodedData:
-    """Open encoded data; the inputs it was made from need not exist any more.
+    """Open encoded data, every file compared with its checksum; its inputs need not exist any more.
 
     Raises:
         InputError: when a file is missing, truncated or damaged.
@@ -93,7 +93,9 @@ def open_data(out_dir: str | Path, tokenizer: Tokenizer | None = None) -> Encode
         ]
 
     report = read_json(out_dir / "report.json")
-    return EncodedData(out_dir, made["context"], sources("train"), sources("validation"), report)
+    data = EncodedData(out_dir, made["context"], sources("train"), sources("validation"), report)
+    data.verify()
+    return data
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from plait.config import Config, build, merge, parse_overrides, read_yaml
+from plait.config import Config, build, build_part, merge, parse_overrides, read_yaml
 from plait.data.config import DataConfig
 from plait.errors import ConfigError, did_you_mean
 from plait.nn.config import ModelConfig
@@ -45,7 +45,7 @@ class Recipe(Config):
         return (
             value
             if isinstance(value, str | TokenizerConfig)
-            else build(TokenizerConfig, {} if value is None else value, source="tokenizer")
+            else build_part(TokenizerConfig, {} if value is None else value, "tokenizer")
         )
 
     @field_validator("model", mode="before")
@@ -54,8 +54,8 @@ class Recipe(Config):
         if isinstance(value, Config):
             return value
         if isinstance(value, Mapping) and "from" in value:
-            return build(FromModel, value, source="model")
-        return build(ModelConfig, {} if value is None else value, source="model")
+            return build_part(FromModel, value, "model")
+        return build_part(ModelConfig, {} if value is None else value, "model")
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from plait.errors import InputError
-from plait.files import write_text
+from plait.files import new_directory, write_text
 from plait.log import say, table
 from plait.text.document import TEXT_FIELDS, Document
 from plait.text.encoding import decoded, lines_of
@@ -38,7 +38,7 @@ def train_tokenizer(
 
     Args:
         inputs: files, directories, globs, `-` or `hf://` names; with `merges` there may be none.
-        out: a directory that holds no tokenizer yet.
+        out: a directory that is empty or not there yet; it appears when it is whole.
         config: kind and size; the default is a byte-level BPE of 8192 tokens.
         merges: a file in subword-nmt's format to use instead of learning.
         fields, format: as in `plait.text.readers.read`.
@@ -52,6 +52,8 @@ def train_tokenizer(
         raise InputError(f"{str(directory)!r} already holds a tokenizer; give another --out or delete it")
     if directory.exists() and not directory.is_dir():
         raise InputError(f"--out {str(directory)!r} is a file; give a directory")
+    if directory.exists() and (others := next(directory.iterdir(), None)):
+        raise InputError(f"{str(directory)!r} holds something else ({others.name}); give another --out")
     sample = Sample()
     texts: Iterator[str] = iter(())
     if inputs or merges is None:
@@ -64,11 +66,11 @@ def train_tokenizer(
         settings = TokenizerConfig(style="words", merges=1)
         tokenizer = from_merges(merges, texts)
     rows = fertility(tokenizer, by_language(sample.texts))
-    tokenizer.save(directory)
     kind = settings.kind if settings.style == "byte-level" else f"{settings.kind} ({settings.style})"
-    write_text(
-        directory / REPORT, json.dumps(_report(tokenizer, kind, rows), ensure_ascii=False, indent=2) + "\n"
-    )
+    report = json.dumps(_report(tokenizer, kind, rows), ensure_ascii=False, indent=2) + "\n"
+    with new_directory(directory) as draft:
+        tokenizer.save(draft)
+        write_text(draft / REPORT, report)
     _show(rows)
     say(f"{directory}: a {kind} tokenizer of {tokenizer.vocab_size:,} tokens")
     return tokenizer

@@ -99,7 +99,7 @@ def resume_run(run_dir: Path, saved: Recipe, asked: Recipe) -> Stage:
         tokenizer, config, weights = start(run_dir, recipe)
     else:
         tokenizer, config = Tokenizer.load(run_dir / "tokenizer"), recipe.model
-    data = open_data(run_dir / "data", tokenizer)
+    data = reopen_data(run_dir, recipe, tokenizer, config)
     recipe, machine, _ = settle(recipe, config, data.context, None)
     stage = build_stage(run_dir, recipe, tokenizer, data, config, machine, weights)
     if checkpoint is not None:
@@ -107,6 +107,15 @@ def resume_run(run_dir: Path, saved: Recipe, asked: Recipe) -> Stage:
     save_recipe(run_dir, recipe)
     say(f"resuming {run_dir} after step {stage.first_step + stage.state.step}")
     return stage
+
+
+def reopen_data(run_dir: Path, recipe: Recipe, tokenizer: Tokenizer, config: ModelConfig) -> EncodedData:
+    """The data of a run as it left them; encoded again, from inputs that must still be there, if deleted."""
+    directory = run_dir / "data"
+    if directory.exists():
+        return open_data(directory, tokenizer)
+    say(f"{directory} is gone: encoding the data again")
+    return prepare_data(recipe.data, tokenizer, directory, row_context(recipe, config), recipe.seed)
 
 
 def start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig, dict[str, Tensor] | None]:
