@@ -28,7 +28,7 @@ from plait.device import choose, measure
 from plait.nn.config import ModelConfig
 from plait.parallel.layout import Layout
 from plait.parallel.placed import apply_layout
-from plait.recipes.choices import micro_rows, size_of
+from plait.recipes.choices import TYPICAL_SHARE, graph_break, micro_rows, size_of
 from plait.recipes.recipe import find_recipe
 from plait.train.config import TrainConfig
 from plait.train.loop import TrainState, train
@@ -58,14 +58,18 @@ class Rows:
         return StepBatch(micro, self.rows * CONTEXT)
 
 
-def plait_steps(rows: Rows, dropout: float, seed: int = 0) -> tuple[Step, str]:
-    """A closure that does one full step of plait's own loop."""
+def plait_steps(rows: Rows, dropout: float, compile: bool, seed: int = 0) -> tuple[Step, str]:
+    """A closure that does one full step of plait's own loop, set as `plait train` would set the whole run."""
     shape = read_yaml(find_recipe("shakespeare"))["model"] | {"vocab": VOCAB, "dropout": dropout}
     config = build(ModelConfig, shape)
-    machine, size = measure(), size_of(config)
-    choices = choose(machine, parameters=size.parameters, compile=False)
-    rows.micro = micro_rows(config, CONTEXT, rows.rows, machine.kind)
-    placed = apply_layout(config, Layout(), torch.device("cpu"), dtype=choices.dtype, seed=seed)
+    machine, size = measure(device="cpu"), size_of(config)
+    total = STEPS * rows.rows * CONTEXT
+    seconds = total * size.flops_per_token / (TYPICAL_SHARE * max(machine.matmul.values()))
+    asked = "auto" if compile and not graph_break(config, "cpu") else False
+    choices = choose(machine, parameters=size.parameters, predicted_seconds=seconds, compile=asked)
+    rows.micro = micro_rows(config, CONTEXT, rows.rows, machine.kind, choices.dtype)
+    device = torch.device("cpu")
+    placed = apply_layout(config, Layout(), device, dtype=choices.dtype, seed=seed, compiled=choices.compile)
     settings = TrainConfig(steps=STEPS, lr=1e-3, warmup=100, betas=(0.9, 0.99))
     optim = Optimizer(placed.named_parameters(), settings)
     steps: Iterator = train(
@@ -78,7 +82,8 @@ def plait_steps(rows: Rows, dropout: float, seed: int = 0) -> tuple[Step, str]:
         total_steps=STEPS,
         seed=seed,  # type: ignore[arg-type]
     )
-    name = f"plait {choices.dtype}, {rows.micro} rows at a time, {size.parameters:,} parameters"
+    kind = f"{choices.dtype} {'compiled' if choices.compile else 'eager'}"
+    name = f"plait {kind}, {rows.micro} rows at a time, {size.parameters:,} parameters"
     return lambda: next(steps).loss, name
 
 
@@ -122,7 +127,7 @@ def best_peer(rows: Rows, dropout: float, compile: bool) -> tuple[Step, str, lis
 def compare(tokens: torch.Tensor, batch: int, dropout: float, repeats: int, compile: bool) -> dict:
     """Alternate steps of both and take the fastest of each."""
     peer, peer_name, notes = best_peer(Rows(tokens, batch, batch), dropout, compile)
-    ours, our_name = plait_steps(Rows(tokens, batch, batch), dropout)
+    ours, our_name = plait_steps(Rows(tokens, batch, batch), dropout, compile)
     ours()
     peer_best = ours_best = float("inf")
     for _ in range(repeats):
@@ -142,7 +147,7 @@ def compare(tokens: torch.Tensor, batch: int, dropout: float, repeats: int, comp
 def losses(tokens: torch.Tensor, batch: int, dropout: float, steps: int) -> dict:
     """Mean training loss of the last tenth of `steps`, on the same batches."""
     peer, _ = peer_steps(Rows(tokens, batch, batch), dropout, compiled=False, bf16=False)
-    ours, _ = plait_steps(Rows(tokens, batch, batch), dropout)
+    ours, _ = plait_steps(Rows(tokens, batch, batch), dropout, compile=False)
     tail = max(1, steps // 10)
     found = {}
     for name, step in (("peer", peer), ("plait", ours)):

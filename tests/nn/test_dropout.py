@@ -4,7 +4,7 @@ import torch
 from plait.nn.attention import Mask, fast_attention, softmax_attention
 from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder, initialize
-from plait.nn.dropout import Dropout, attention_with_dropout, dropout
+from plait.nn.dropout import Dropout, dropout
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.5])
@@ -58,24 +58,35 @@ def heads(time: int = 9, *, batch: int = 1, count: int = 2) -> list[torch.Tensor
     return [torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
 
 
-ALLOWED = torch.ones(6, 6, dtype=torch.bool).tril().triu(-3)
-BIASES = {"none": None, "allowed": ALLOWED, "added": torch.randn(6, 6, dtype=torch.float64).tril(-1)}
+STEPS = torch.arange(6)[None]
+FAR = torch.randn(1, 1, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+MASKS = {
+    "causal": Mask(),
+    "window": Mask(window=3),
+    "segments": Mask(positions_q=STEPS, segments_q=torch.tensor([[0, 0, 0, 1, 1, 1]])),
+    "full": Mask(causal=False),
+    "bias": Mask(bias=FAR),
+    "full bias": Mask(causal=False, bias=FAR),
+}
 
 
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("bias", BIASES)
-def test_the_gradient_of_attention_with_dropout_is_exact(bias, causal):
+@pytest.mark.parametrize("name", MASKS)
+def test_the_gradient_of_attention_with_dropout_is_exact(name):
     def attend(query, key, value):
         torch.manual_seed(6)
-        return attention_with_dropout(query, key, value, BIASES[bias], causal, 0.25)
+        return fast_attention(query, key, value, MASKS[name], dropout=0.25)
 
     assert torch.autograd.gradcheck(attend, heads(6, count=1))
 
 
 def test_the_gradient_is_exact_over_several_blocks_of_queries():
     query, key, value = heads(150, count=1)
-    torch.manual_seed(7)
-    attention_with_dropout(query, key, value, None, True, 0.25).square().sum().backward()
+
+    def total() -> torch.Tensor:
+        torch.manual_seed(7)
+        return fast_attention(query, key, value, Mask(), dropout=0.25).square().sum()
+
+    total().backward()
     step = 1e-6
     for leaf in (query, key, value):
         for place in [(0, 0, 3, 1), (0, 0, 70, 2), (0, 0, 149, 0)]:
@@ -83,8 +94,7 @@ def test_the_gradient_is_exact_over_several_blocks_of_queries():
             for sign in (1, -1):
                 with torch.no_grad():
                     leaf[place] += sign * step
-                    torch.manual_seed(7)
-                    sums.append(attention_with_dropout(query, key, value, None, True, 0.25).square().sum())
+                    sums.append(total())
                     leaf[place] -= sign * step
             assert leaf.grad is not None
             assert leaf.grad[place].item() == pytest.approx(
@@ -92,13 +102,14 @@ def test_the_gradient_is_exact_over_several_blocks_of_queries():
             )
 
 
+@pytest.mark.parametrize("mask", [Mask(), Mask(causal=False), Mask(window=5)])
 @pytest.mark.parametrize("time", [9, 130])
-def test_attention_with_dropout_is_right_on_average(time):
+def test_attention_with_dropout_is_right_on_average(time, mask):
     query, key, value = (part.detach() for part in heads(time))
-    exact = softmax_attention(query, key, value, Mask())
+    exact = softmax_attention(query, key, value, mask)
     torch.manual_seed(8)
     rows = [part.expand(400, -1, -1, -1) for part in (query, key, value)]
-    mean = attention_with_dropout(*rows, None, True, 0.2).mean(0, keepdim=True)
+    mean = fast_attention(*rows, mask, dropout=0.2).mean(0, keepdim=True)
     assert (mean - exact).abs().max() < 0.25  # five standard deviations of a mean of 400
     assert (mean - exact).abs().mean() < 0.03
 
@@ -107,7 +118,7 @@ def test_attention_drops_weights_and_not_outputs():
     query, key, _ = (part.detach() for part in heads())
     ones = torch.ones_like(query)
     torch.manual_seed(9)
-    out = attention_with_dropout(query, key, ones, None, True, 0.5)
+    out = fast_attention(query, key, ones, Mask(), dropout=0.5)
     # every feature of a query is the same sum of the weights that were left
     assert torch.allclose(out, out[..., :1].expand_as(out))
     assert (out[..., 0] - 1).abs().max() > 0.1

@@ -53,10 +53,40 @@ def test_rows_of_a_step():
 @pytest.mark.parametrize("rows", [1, 7, 12, 64])
 def test_a_micro_batch_divides_the_rows(rows):
     config = ModelConfig(width=128)
-    micro = micro_rows(config, 64, rows, "cpu")
-    assert rows % micro == 0
-    assert micro_rows(config, 64, rows, "cuda") == rows
-    assert micro_rows(ModelConfig(width=4096, heads=32), 4096, rows, "cpu") == 1
+    for dtype in ("float64", "float32", "bfloat16"):
+        assert rows % micro_rows(config, 64, rows, "cpu", dtype) == 0
+    assert micro_rows(config, 64, rows, "cuda", "float32") == rows
+    assert micro_rows(ModelConfig(width=4096, heads=32), 4096, rows, "cpu", "float32") == 1
+
+
+def test_narrow_numbers_leave_room_for_more_rows():
+    config = ModelConfig(width=384)
+    assert [micro_rows(config, 256, 64, "cpu", dtype) for dtype in ("float64", "float32", "bfloat16")] == [
+        2,
+        4,
+        8,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"dropout": 0.1}, "dropout draws its masks outside a compiled graph"),
+        ({"attn_dropout": 0.1}, "dropout draws its masks outside a compiled graph"),
+        ({"experts": 4}, "which expert works on which token is decided by the data"),
+    ],
+)
+def test_what_compiling_cannot_follow_is_not_compiled_unless_asked(fields, reason):
+    config = ModelConfig(vocab=50, width=32, heads=4, **fields)
+    hours = 10**15  # tokens
+    settled, _, reasons = settle(recipe(device="cpu"), config, 64, hours)
+    assert not settled.train.compile
+    assert reasons["compile"].startswith(reason)
+    plain = ModelConfig(vocab=50, width=32, heads=4)
+    found, machine, _ = settle(recipe(device="cpu"), plain, 64, hours)
+    assert found.train.compile == machine.compiler
+    if machine.compiler:
+        assert settle(recipe(device="cpu", compile=True), config, 64, hours)[0].train.compile
 
 
 def test_settling_leaves_nothing_open_and_keeps_what_was_asked():

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from plait.nn.causal import LONGEST, causal_attention
 from plait.nn.config import ModelConfig
-from plait.nn.dropout import attention_with_dropout
+from plait.nn.dropout import dropout as drop
 from plait.nn.norm import make_norm
 from plait.nn.position import rotate
 
@@ -30,6 +31,7 @@ class Mask:
         causal: a query sees keys at its own or an earlier position.
         window: a query sees only the last `window` positions, itself included; 0 means all.
         positions_q, positions_k: `[batch, time]` positions; a key position of -1 is an empty cache slot.
+            Without positions_k the keys are the queries' own tokens, in the order of their positions.
         segments_q, segments_k: `[batch, time]` document numbers; queries see keys of their own document.
         bias: added to the scores, `[batch or 1, heads, time_q, time_k]` (ALiBi, T5).
     """
@@ -126,22 +128,41 @@ def fast_attention(
         return softmax_attention(query, key, value, mask, softcap=softcap, dropout=dropout)
     group = query.shape[1] // key.shape[1]
     if group > 1:
-        # the fused CPU kernel wants equal heads; expanding is a copy of the small side only
+        # the kernels want equal heads; expanding is a copy of the small side only
         key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
-    if dropout:
-        scores_bias = None if mask.plain else _additive(mask, query, key)
-        return attention_with_dropout(query, key, value, scores_bias, mask.causal, dropout)
-    if mask.plain and (query.shape[2] == key.shape[2] or not mask.causal):
-        return F.scaled_dot_product_attention(query, key, value, is_causal=mask.causal)
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=_additive(mask, query, key))
+    own = mask.causal and mask.positions_k is None and query.shape[2] == key.shape[2]
+    on_cpu = query.device.type == "cpu"
+    if own and on_cpu and mask.bias is None and _trains(query, dropout):
+        return causal_attention(query, key, value, None if mask.plain else mask.allowed(query, key), dropout)
+    if mask.plain and (own or not mask.causal):
+        added = None
+    else:
+        added = _additive(mask, query, key)
+    if dropout and on_cpu:
+        return _weights_dropped(query, key, value, added, dropout)
+    causal = mask.causal and added is None
+    return F.scaled_dot_product_attention(query, key, value, added, dropout, is_causal=causal)
+
+
+def _trains(query: Tensor, dropout: float) -> bool:
+    return bool(dropout) or (query.requires_grad and query.shape[2] <= LONGEST)
 
 
 def _additive(mask: Mask, query: Tensor, key: Tensor) -> Tensor:
+    """Allowed pairs (bool), or the bias with `-inf` elsewhere."""
     allowed = mask.allowed(query, key)
     if mask.bias is None:
         return allowed
     bias = mask.bias.to(query.dtype)
     return bias.masked_fill(~allowed, float("-inf"))
+
+
+def _weights_dropped(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None, rate: float) -> Tensor:
+    """Attention with dropout under any mask, all pairs at once; torch's own dropout is slow on a CPU."""
+    scores = query @ key.mT * query.shape[-1] ** -0.5
+    if added is not None:
+        scores = scores.masked_fill(~added, float("-inf")) if added.dtype == torch.bool else scores + added
+    return drop(scores.softmax(-1), rate) @ value
 
 
 class Attention(nn.Module):

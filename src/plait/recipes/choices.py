@@ -67,12 +67,22 @@ def batch_rows(recipe: Recipe, context: int) -> int:
     return max(1, (train.batch_tokens or DEFAULT_BATCH_TOKENS) // context)
 
 
-def micro_rows(config: ModelConfig, context: int, rows: int, kind: str) -> int:
+def micro_rows(config: ModelConfig, context: int, rows: int, kind: str, dtype: str) -> int:
     """Rows of a micro-batch: on a CPU as many as keep a layer's activations in cache, on a GPU all."""
     if kind != "cpu":
         return rows
-    fitting = max(1, int(CACHE_BYTES / (4 * config.width * context)))
+    size = {"float64": 8, "float32": 4}.get(dtype, 2)
+    fitting = max(1, int(CACHE_BYTES / (size * config.width * context)))
     return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fitting)
+
+
+def graph_break(config: ModelConfig, kind: str) -> str:
+    """What in the model torch.compile cannot follow, so that it would not pay; empty: nothing."""
+    if config.experts:
+        return "which expert works on which token is decided by the data, outside a compiled graph"
+    if kind == "cpu" and (config.dropout or config.attn_dropout > 0):
+        return "dropout draws its masks outside a compiled graph"
+    return ""
 
 
 def settle(
@@ -92,18 +102,19 @@ def settle(
     seconds = (train.minutes or 0) * 60
     if total_tokens is not None:
         seconds = total_tokens * size.flops_per_token / (TYPICAL_SHARE * max(machine.matmul.values()))
+    broken = graph_break(config, machine.kind) if train.compile == "auto" else ""
     chosen = choose(
         machine,
         dtype=train.dtype,
         parameters=size.parameters,
         predicted_seconds=seconds,
-        compile=train.compile,
+        compile=False if broken else train.compile,
     )
     rows = batch_rows(recipe, context)
     micro = (
         train.micro_batch
         if isinstance(train.micro_batch, int)
-        else micro_rows(config, context, rows, machine.kind)
+        else micro_rows(config, context, rows, machine.kind, chosen.dtype)
     )
     threads = chosen.threads if train.threads == "auto" else train.threads
     update = {
@@ -115,7 +126,7 @@ def settle(
         "batch_size": None if train.batch_tokens else rows,
         "save_dtype": save_dtype(train.save_dtype, chosen.dtype),
     }
-    reasons = dict(chosen.reasons)
+    reasons = chosen.reasons | ({"compile": broken} if broken else {})
     reasons["micro_batch"] = (
         "asked for"
         if train.micro_batch != "auto"
