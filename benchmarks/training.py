@@ -103,8 +103,8 @@ def timed(step: Step) -> float:
     return time.perf_counter() - start
 
 
-def best_peer(rows: Rows, dropout: float, compile: bool) -> tuple[Step, str, list[str]]:
-    """The fastest setting of the peer; one ten times slower than the best after a step is skipped."""
+def best_peer(rows: Rows, dropout: float, compile: bool) -> tuple[Step, tuple[bool, bool], list[str]]:
+    """The fastest setting of the peer (compiled, bf16); one ten times slower than the best is skipped."""
     best, chosen, notes = float("inf"), None, []
     for compiled in (False, True) if compile else (False,):
         for bf16 in (False, True):
@@ -119,35 +119,38 @@ def best_peer(rows: Rows, dropout: float, compile: bool) -> tuple[Step, str, lis
             seconds = min(timed(step) for _ in range(2))
             notes.append(f"{name}: {rows.rows * CONTEXT / seconds:,.0f} tokens/s")
             if seconds < best:
-                best, chosen = seconds, (step, name)
+                best, chosen = seconds, (step, (compiled, bf16))
     assert chosen is not None
     return *chosen, notes
 
 
-def compare(tokens: torch.Tensor, batch: int, dropout: float, repeats: int, compile: bool) -> dict:
-    """Alternate steps of both and take the fastest of each."""
-    peer, peer_name, notes = best_peer(Rows(tokens, batch, batch), dropout, compile)
+def compare(
+    tokens: torch.Tensor, batch: int, dropout: float, repeats: int, compile: bool, steps: int
+) -> dict:
+    """Alternate steps of both and take the fastest of each; then the loss of either after `steps`."""
+    peer, setting, notes = best_peer(Rows(tokens, batch, batch), dropout, compile)
     ours, our_name = plait_steps(Rows(tokens, batch, batch), dropout, compile)
     ours()
     peer_best = ours_best = float("inf")
     for _ in range(repeats):
         peer_best, ours_best = min(peer_best, timed(peer)), min(ours_best, timed(ours))
     per_step = batch * CONTEXT
-    return {
+    row = {
         "dropout": dropout,
-        "peer": peer_name,
         "plait": our_name,
         "settings": notes,
         "peer_tokens_per_s": per_step / peer_best,
         "plait_tokens_per_s": per_step / ours_best,
         "ratio": peer_best / ours_best,
     }
+    if steps:
+        fresh, _ = peer_steps(Rows(tokens, batch, batch), dropout, *setting)
+        row |= losses(fresh, plait_steps(Rows(tokens, batch, batch), dropout, compile)[0], steps)
+    return row
 
 
-def losses(tokens: torch.Tensor, batch: int, dropout: float, steps: int) -> dict:
+def losses(peer: Step, ours: Step, steps: int) -> dict:
     """Mean training loss of the last tenth of `steps`, on the same batches."""
-    peer, _ = peer_steps(Rows(tokens, batch, batch), dropout, compiled=False, bf16=False)
-    ours, _ = plait_steps(Rows(tokens, batch, batch), dropout, compile=False)
     tail = max(1, steps // 10)
     found = {}
     for name, step in (("peer", peer), ("plait", ours)):
@@ -181,9 +184,8 @@ def main() -> None:
     torch.set_num_threads(measure().threads)
     tokens = characters(options.text)
     for dropout in options.dropout:
-        row = compare(tokens, options.batch, dropout, options.repeats, not options.no_compile)
-        if options.loss:
-            row |= losses(tokens, options.batch, dropout, options.loss)
+        compile = not options.no_compile
+        row = compare(tokens, options.batch, dropout, options.repeats, compile, options.loss)
         if options.json:
             print(json.dumps(row))
             continue

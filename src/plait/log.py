@@ -9,13 +9,12 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
-from rich.table import Table
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 T = TypeVar("T")
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
@@ -40,6 +39,9 @@ def table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, stdout: bool = False
 ) -> None:
     """Print a table; the first column is left-aligned, the rest right-aligned. `stdout`: it is the result."""
+    from rich.table import Table
+    from rich.text import Text
+
     result = Table(title=Text(title), title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
         result.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
@@ -104,11 +106,14 @@ def progress(label: str, total: float | None = None) -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield Progress(label, total, None)
         return
+    from rich import progress as rich
+
     columns = (
-        TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("eta"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+        rich.TextColumn("{task.description}"), rich.BarColumn(bar_width=24), rich.MofNCompleteColumn(),
+        rich.TimeElapsedColumn(), rich.TextColumn("eta"), rich.TimeRemainingColumn(),
+        rich.TextColumn("{task.fields[note]}"),
     )  # fmt: skip
-    with RichProgress(*columns, console=screen, transient=False) as bar:
+    with rich.Progress(*columns, console=screen, transient=False) as bar:
         yield Progress(label, total, bar)
 
 

@@ -14,10 +14,11 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 app = App(
     name="plait",
     help="Raw text to a served language model, in parallel.\n\n"
-    "First steps: `plait quickstart`, or with your own text `plait quickstart --text FOLDER`.\n\n"
+    "First steps: plait quickstart, or with your own text plait quickstart --text FOLDER.\n\n"
     "MODEL is a model directory, a run directory (its newest checkpoint; RUN:best, RUN:average) or a step.",
     version=plait.__version__,
-    help_format="markdown",
+    help_format="plaintext",
+    default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,  # `main` says it and leaves with 130
 )
 

@@ -22,15 +22,16 @@ def evaluate(
     batch: int = 8,
     format: str = "auto",
     where: Where = Where(),
+    json: bool = False,
 ) -> None:
     """Measure a model: perplexity and bits per byte of held-out text.
 
-    ```
-    plait evaluate runs/first --data held-out.txt --out scores.json
-    ```
+    For example:
+
+        plait evaluate runs/first --data held-out.txt --out scores.json
 
     Args:
-        model: A model, step or run directory (`RUN:best`, `RUN:average`).
+        model: A model, step or run directory (RUN:best, RUN:average).
         task: What to measure; perplexity.
         data: Held-out files or folders.
         limit: Only the first so many documents.
@@ -39,12 +40,13 @@ def evaluate(
         stride: Tokens scored per window; the rest of the window is history.
         batch: Windows at a time; changes no score.
         format: How to read the data.
+        json: Print what scores.json holds.
     """
     from plait.recipes.evaluate import evaluate as run
 
     run(
         model, task=task, data=data or [], limit=limit, out=out, context=context, stride=stride,
-        batch=batch, format=format, **vars(where),
+        batch=batch, format=format, **vars(where), as_json=json,
     )  # fmt: skip
 
 
@@ -59,9 +61,9 @@ def score(
 ) -> None:
     """Log-probability of a text, in all and token by token.
 
-    ```
-    plait score runs/first "To be, or not to be"
-    ```
+    For example:
+
+        plait score runs/first "To be, or not to be"
 
     Args:
         model: A model, step or run directory.
@@ -90,15 +92,15 @@ def generate(
 ) -> None:
     """Continue a prompt, or every prompt of a file (resumable).
 
-    ```
-    plait generate runs/first "Once upon a time" --max-tokens 100 --temperature 0.8
-    plait generate runs/first --input prompts.jsonl --output answers.jsonl
-    ```
+    For example:
+
+        plait generate runs/first "Once upon a time" --max-tokens 100 --temperature 0.8
+        plait generate runs/first --input prompts.jsonl --output answers.jsonl
 
     Args:
         model: A model, step or run directory.
         prompt: Text to continue.
-        input: Prompts: JSON lines with `prompt`, `messages` or `text`, or plain lines.
+        input: Prompts: JSON lines with prompt, messages or text, or plain lines.
         output: Where to write one JSON line a prompt; lines that are there are kept.
         n: Continuations per prompt.
         logprobs: Report log-probabilities with so many alternatives.
@@ -123,9 +125,9 @@ def chat(
 ) -> None:
     """Talk with a model in the terminal; it remembers as much as its context holds.
 
-    ```
-    plait chat runs/quickstart
-    ```
+    For example:
+
+        plait chat runs/quickstart
 
     Args:
         model: A model, step or run directory.
@@ -150,10 +152,10 @@ def serve(
 ) -> None:
     """Serve a model: OpenAI's API and a page to talk with it.
 
-    ```
-    plait serve runs/first
-    PLAIT_KEY=... plait serve runs/first --host 0.0.0.0 --api-key-env PLAIT_KEY
-    ```
+    For example:
+
+        plait serve runs/first
+        PLAIT_KEY=... plait serve runs/first --host 0.0.0.0 --api-key-env PLAIT_KEY
 
     Args:
         model: A model, step or run directory.

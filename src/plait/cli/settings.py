@@ -14,9 +14,9 @@ config = App(name="config", help="Recipes: every value and where it came from.")
 def device(*, remeasure: bool = False, device: Device = "auto", json: bool = False) -> None:
     """What was measured on this machine, what was chosen, and why.
 
-    ```
-    plait device --remeasure
-    ```
+    For example:
+
+        plait device --remeasure
 
     Args:
         remeasure: Measure again instead of reading the cache.
@@ -37,9 +37,9 @@ def device(*, remeasure: bool = False, device: Device = "auto", json: bool = Fal
 def config_show(recipe: str, /, *overrides: Words) -> None:
     """Every value of a recipe and where it came from.
 
-    ```
-    plait config show recipe.yaml train.lr=3e-4
-    ```
+    For example:
+
+        plait config show recipe.yaml train.lr=3e-4
 
     Args:
         recipe: A YAML file or the name of a shipped recipe.
@@ -54,9 +54,9 @@ def config_show(recipe: str, /, *overrides: Words) -> None:
 def config_list() -> None:
     """The recipes that come with plait.
 
-    ```
-    plait config list
-    ```
+    For example:
+
+        plait config list
     """
     from plait.recipes.show import list_recipes
 
@@ -67,9 +67,9 @@ def config_list() -> None:
 def config_copy(recipe: str, to: Path | None = None, /) -> None:
     """Copy a shipped recipe here to change it.
 
-    ```
-    plait config copy tiny mine.yaml
-    ```
+    For example:
+
+        plait config copy tiny mine.yaml
 
     Args:
         recipe: Its name.

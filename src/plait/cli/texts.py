@@ -30,19 +30,19 @@ def prepare(
 ) -> None:
     """Clean, filter and deduplicate text into documents and a report.
 
-    DIR then serves as `data.text` of a recipe.
+    DIR then serves as data.text of a recipe.
 
-    ```
-    plait prepare books/ --out clean
-    plait prepare posts.jsonl --field text=body --languages zh,en --out clean
-    plait prepare page.html --steps html,mojibake,unicode_nfkc,whitespace --out clean
-    ```
+    For example:
+
+        plait prepare books/ --out clean
+        plait prepare posts.jsonl --field text=body --languages zh,en --out clean
+        plait prepare page.html --steps html,mojibake,unicode_nfkc,whitespace --out clean
 
     Args:
-        inputs: Files, folders, globs, `-` or `hf://owner/name`.
+        inputs: Files, folders, globs, "-" for standard input, or hf://owner/name.
         out: Directory to write documents.jsonl, dropped.jsonl and report.json to.
         format: auto, document, lines, paragraphs, or a named reader.
-        field: Rename a column: `text=body`; a number for a headerless table.
+        field: Rename a column: text=body; a number for a headerless table.
         steps: Cleaning steps by name, comma separated.
         languages: Keep only these, comma separated.
         min_chars: Drop shorter documents.
@@ -85,21 +85,21 @@ def tokenizer(
 ) -> None:
     """Learn a tokenizer from text, or import published merges.
 
-    ```
-    plait tokenizer clean --vocab-size 8192 --out tok
-    plait tokenizer --merges bpe.codes --out tok
-    ```
+    For example:
+
+        plait tokenizer clean --vocab-size 8192 --out tok
+        plait tokenizer --merges bpe.codes --out tok
 
     Args:
-        inputs: Files, folders, globs, `-`, or a directory written by prepare.
-        out: Directory for the tokenizer; serves as `tokenizer` of a recipe.
+        inputs: Files, folders, globs, "-" for standard input, or a directory written by prepare.
+        out: Directory for the tokenizer; serves as the key tokenizer of a recipe.
         vocab_size: Number of tokens, special tokens included.
         kind: What the tokens are.
-        style: `words` splits at spaces and marks word ends, as subword-nmt does.
-        num_merges: Merges to learn in the `words` style.
+        style: "words" splits at spaces and marks word ends, as subword-nmt does.
+        num_merges: Merges to learn in the style "words".
         merges: A merges file in subword-nmt's format to use instead of learning.
         format: How to read the inputs.
-        field: Rename a column: `text=body`.
+        field: Rename a column: text=body.
     """
     from plait.config import build
     from plait.recipes.tokenizer import train_tokenizer
@@ -117,15 +117,15 @@ def tokenizer(
 def tokenize(directory: str, file: str | None = None, /, *, pieces: bool = False) -> None:
     """Print the token ids (or pieces) of each line of a file or of standard input.
 
-    ```
-    plait tokenize tok input.txt
-    echo 并行 | plait tokenize tok --pieces
-    ```
+    For example:
+
+        plait tokenize tok input.txt
+        echo 并行 | plait tokenize tok --pieces
 
     Args:
         directory: A tokenizer or model directory.
         file: Text; standard input without it.
-        pieces: Print pieces instead of ids, in the `@@ ` style for a tokenizer of words.
+        pieces: Print pieces instead of ids, in the style of "@@ " for a tokenizer of words.
     """
     from plait.recipes.tokenizer import tokenize as run
 

@@ -14,18 +14,18 @@ def quickstart(
     text: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
     minutes: float = 4,
     out: str = "runs/quickstart",
-    serve: bool = True,
+    serve: Annotated[bool, Parameter(negative="--no-serve")] = True,
     port: int = 8000,
-    open_browser: bool = True,
+    open_browser: Annotated[bool, Parameter(negative="--no-open-browser")] = True,
 ) -> None:
     """Train a language model from raw text in minutes and talk to it in the browser.
 
     Interrupted, it resumes at the stage where it was.
 
-    ```
-    plait quickstart
-    plait quickstart --text ~/novels --minutes 10 --out runs/novels
-    ```
+    For example:
+
+        plait quickstart
+        plait quickstart --text ~/novels --minutes 10 --out runs/novels
 
     Args:
         text: Your files or folders; without it, the Python documentation on this machine.
@@ -33,7 +33,7 @@ def quickstart(
         out: Run directory.
         serve: Serve the page at the end.
         port: Port of the page.
-        open_browser: Open the page when it answers.
+        open_browser: Open the page in a browser when it answers.
     """
     from plait.recipes.quickstart import quickstart as run
 
@@ -50,19 +50,19 @@ def train(
 ) -> None:
     """Train a model as a recipe says.
 
-    `key=value` or `--key value` changes any of the recipe's keys.
+    key=value or --key value changes any of the recipe's keys.
 
-    ```
-    plait train recipe.yaml train.lr=3e-4 out=runs/second
-    plait train shakespeare-small data.text=input.txt --dry-run
-    plait train recipe.yaml --resume
-    ```
+    For example:
+
+        plait train recipe.yaml train.lr=3e-4 out=runs/second
+        plait train shakespeare-small data.text=input.txt --dry-run
+        plait train recipe.yaml --resume
 
     Args:
-        recipe: A YAML file, or the name of a shipped recipe (`plait config list`).
+        recipe: A YAML file, or the name of a shipped recipe (plait config list).
         overrides: Changed keys, such as train.lr=3e-4.
         layout: Ranks per kind of parallelism, such as dp=2,tp=2.
-        resume: Continue the run in `out` if there is one, else start it.
+        resume: Continue the run in the directory out if there is one, else start it.
         dry_run: Show parameters, memory, predicted time and the first batch; train nothing.
     """
     from plait.recipes.recipe import load_recipe
