@@ -214,3 +214,19 @@ def test_train_prints_its_checkpoint_and_refuses_a_second_run(tmp_path, capsys):
 def test_device_as_json(capsys):
     works("device", "--device", "cpu", "--json")
     assert json.loads(capsys.readouterr().out)["kind"] == "cpu"
+
+
+def test_completion_is_installed_for_the_shell(tmp_path):
+    words = [sys.executable, "-m", "plait", "--install-completion"]
+    subprocess.run(
+        words,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "HOME": str(tmp_path), "SHELL": "/bin/bash"},
+    )
+    (script,) = tmp_path.rglob("completions/plait")
+    known = subprocess.run(
+        ["bash", "-c", f"source {script}; complete -p plait"], capture_output=True, text=True, check=True
+    )
+    assert "plait" in known.stdout
+    assert "quickstart" in script.read_text(encoding="utf-8")

@@ -22,6 +22,8 @@ app = App(
     suppress_keyboard_interrupt=False,  # `main` says it and leaves with 130
 )
 
+app.register_install_completion_command(help="Let bash, zsh or fish complete plait's words.")
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
