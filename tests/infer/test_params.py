@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -9,7 +10,7 @@ import pytest
 
 from plait.config import build
 from plait.errors import ConfigError
-from plait.infer.params import SamplingParams
+from plait.infer.params import SamplingParams, recommended
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,23 @@ def test_the_description_holds_what_differs_from_the_defaults():
 def test_settings_load_without_torch():
     code = "import sys, plait.infer.params; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "fields"),
+    [
+        ({"do_sample": False, "temperature": 0.9}, {"temperature": 0.0}),
+        (
+            {"do_sample": True, "temperature": 0.6, "top_k": 20, "top_p": None},
+            {"temperature": 0.6, "top_k": 20},
+        ),
+        ({"temperature": 0.6}, {}),  # without do_sample it is not used elsewhere either
+        ({"do_sample": True, "temperature": "hot"}, {}),
+        ([1, 2], {}),
+        (None, {}),
+    ],
+)
+def test_what_a_model_recommends_is_taken_where_it_can_be_done(config, fields, tmp_path):
+    if config is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert recommended(tmp_path) == fields

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
          "disable-component-update", "disable-sync")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if not CHROMIUM.exists():
-        message = f"the page is not tested: there is no {CHROMIUM}; install the package chromium"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+def browser(chromium: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         arguments = [f"--{flag}" for flag in FLAGS]
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
         yield browser
         browser.close()
 
@@ -161,3 +153,23 @@ def test_the_key_is_asked_for_and_errors_are_told_in_words(start: Callable, engi
         page.get_by_role("heading", name="Ask tiny something").wait_for()
         ask(page, "x" * 300)
         page.get_by_text("must fit into 256 tokens").wait_for()
+
+
+def test_what_the_model_recommends_is_set_and_sent_until_changed(
+    start: Callable, scripted, open_page: Callable
+):
+    scripted.recommended = {"temperature": 0.25}
+    sent = []
+    with start(scripted) as server:
+        page = open_page(server.url)
+        page.on("request", lambda asked: asked.method == "POST" and sent.append(asked.post_data_json))
+        field = page.get_by_label("Temperature")
+        assert field.input_value() == "0.25"
+        ask(page, "short")
+        page.get_by_text("tokens ·").wait_for()
+        field.fill("1")
+        page.get_by_role("button", name="Again").click()
+        page.get_by_text("tokens ·").wait_for()
+        page.get_by_role("button", name="Back to defaults").click()
+        assert field.input_value() == "0.25"
+    assert [body["temperature"] for body in sent] == [0.25, 1]

@@ -147,6 +147,7 @@ def test_in_the_end_it_answers(url, finished):
     scores = {score["metric"] for score in model["plait"]["scores"]}
     assert "taught_exact_match" in scores  # which the page shows
     assert model["plait"]["parameters"] > 0
+    assert model["plait"]["sampling"] == {"temperature": 0.0}
     question = model["plait"]["suggestions"][0]
     body = {"model": model["id"], "messages": [{"role": "user", "content": question}], "temperature": 0}
     answer = json.loads(fetch("/v1/chat/completions", body | {"max_tokens": 8}))

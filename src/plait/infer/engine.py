@@ -12,7 +12,7 @@ from torch import Tensor
 from plait.errors import ConfigError, ModelError, PromptError, did_you_mean
 from plait.infer.cache import KVCache
 from plait.infer.logprobs import head, log_probabilities, row_logprobs
-from plait.infer.params import Completion, Delta, SamplingParams, TokenLogprob
+from plait.infer.params import Completion, Delta, SamplingParams, TokenLogprob, recommended
 from plait.infer.sampling import Sampler
 from plait.infer.writer import StreamDecoder, Writer
 from plait.nn.decoder import Decoder
@@ -37,6 +37,8 @@ class Engine:
     Attributes:
         name: the last part of the path; "model" for a `Decoder`.
         context: positions the model has: prompt and answer share them.
+        recommended: how the model's directory wants tokens chosen, as fields of `SamplingParams`; only what
+            talks to people goes by it.
     """
 
     def __init__(
@@ -48,10 +50,13 @@ class Engine:
         dtype: str | torch.dtype | None = None,
     ) -> None:
         self.name = "model"
+        self.recommended: dict[str, float] = {}
         if not isinstance(model, Decoder):
             from plait.checkpoint.directory import load
+            from plait.checkpoint.resolve import resolve
 
             decoder, loaded = load(model)
+            self.recommended = recommended(resolve(model))
             path = Path(model) if Path(model).exists() else Path(str(model).rpartition(":")[0])
             self.name = path.resolve().name
             tokenizer = tokenizer or loaded

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from plait.config import Config
 
+RECOMMENDED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 GREEDY_BELOW = 1e-5  # temperatures this small mean "always the most probable token"
 
 FinishReason = Literal["stop", "length"]
@@ -135,3 +138,23 @@ class Completion:
     finish_reason: FinishReason
     logprobs: list[TokenLogprob] | None
     prompt_tokens: int
+
+
+def recommended(directory: Path) -> dict[str, float]:
+    """How a model's generation_config.json wants tokens chosen, as fields of `SamplingParams`.
+
+    Empty where it says nothing, or nothing that can be done.
+    """
+    try:
+        given = json.loads((directory / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    asked = given.get("do_sample") if isinstance(given, dict) else None
+    if asked is False:
+        return {"temperature": 0.0}
+    fields = {name: given[name] for name in RECOMMENDED if given.get(name) is not None} if asked else {}
+    try:
+        SamplingParams(**fields)
+    except ValidationError:
+        return {}
+    return fields

@@ -38,7 +38,7 @@ def chat(
     Args:
         model: a model, step or run directory.
         system: an instruction that stands before every conversation.
-        sampling: fields of `SamplingParams`; temperature 0.7 unless given.
+        sampling: fields of `SamplingParams`; what the model recommends, or temperature 0.7, unless given.
 
     Raises:
         ConfigError: an impossible sampling setting.
@@ -47,11 +47,13 @@ def chat(
     """
     from plait.tasks.chat import DECODING
 
-    params = build(SamplingParams, {**DECODING, **(sampling or {}), "n": 1}, source="sampling")
+    given = {**(sampling or {}), "n": 1}
+    build(SamplingParams, given, source="sampling")  # refused before a model is loaded
 
     from plait.infer.engine import Engine
 
     engine = Engine(model, device=device, dtype=dtype)
+    params = build(SamplingParams, {**DECODING, **engine.recommended, **given}, source="sampling")
     first = [{"role": "system", "content": system}] if system else []
     messages = list(first)
     log.say(f"{engine.name}: it may be wrong; /help lists the commands")

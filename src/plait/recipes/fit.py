@@ -41,6 +41,7 @@ class Stage:
         first_step: steps that earlier stages of the run took.
         peak: FLOP/s of the measured matmul peak, and what a token costs, for the log's `peak_share`.
         best, waited: lowest val_loss so far, and evaluations since.
+        generation: how the model is best asked, for its generation_config.json.
     """
 
     run_dir: Path
@@ -59,6 +60,7 @@ class Stage:
     average: dict[str, Tensor] | None = None
     best: float = math.inf
     waited: int = 0
+    generation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def total_steps(self) -> int | None:
@@ -271,6 +273,7 @@ def _save(stage: Stage, row: dict[str, Any]) -> Path:
         average=_average(stage),
         save_dtype=config.save_dtype,
         card=model_card(stage, row),
+        generation=stage.generation,
     )
     prune(stage.run_dir, max(config.keep_last, config.average_last), config.keep_best)
     return path

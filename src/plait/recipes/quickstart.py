@@ -26,6 +26,7 @@ TEXT_WEIGHT = 0.2  # rows of text for each row of conversations while tuning
 CONTEXT, ROWS = 128, 8  # small batches: at such a budget the number of steps decides, not the model's size
 ENOUGH_STEPS = 1500  # pretraining and tuning together; a model is no larger than allows this many
 SIZES = ((128, 4, 4), (192, 4, 6), (256, 6, 8), (384, 8, 6), (512, 8, 8))  # width, layers, heads
+FAMOUS = ("os.path.join", "json.loads", "math.sqrt", "random.choice", "sorted", "shutil.copy", "len", "zip")
 NEEDED = ("ftfy", "fastapi", "uvicorn", "prometheus_client")  # the last three to serve
 
 
@@ -109,8 +110,9 @@ def write_lessons(run_dir: Path, lessons: Sequence[Lesson]) -> None:
     files.write_text(run_dir / "taught.jsonl", lines(taught))
     files.write_text(run_dir / "held-out.jsonl", lines(held))
     files.write_text(run_dir / "lessons.jsonl", lines(each.to_json() for each in lessons))
-    suggestions = [each.questions[0] for each in teach][:200:33]
-    files.write_text(run_dir / "suggestions.json", json.dumps(suggestions, ensure_ascii=False) + "\n")
+    famous = [each.questions[0] for each in teach if each.name in FAMOUS]
+    suggestions = famous or [each.questions[0] for each in teach[:: max(1, len(teach) // 6)]]
+    files.write_text(run_dir / "suggestions.json", json.dumps(suggestions[:6], ensure_ascii=False) + "\n")
 
 
 def read_lessons(run_dir: Path) -> list[Lesson]:
@@ -205,6 +207,8 @@ def _train(run_dir: Path, minutes: float) -> None:
         )
         if checkpoint is not None and not fresh:
             restore(stage, checkpoint)
+        if name == "tune":
+            stage.generation = {"do_sample": False}  # word for word is what it was taught
         fit(stage)
         write_report(run_dir)
 

@@ -83,17 +83,19 @@ def loss_scores(run_dir: Path, engine: Engine) -> list[Score]:
     """Bits per byte of held-out text; loss and token accuracy of held-out questions."""
     placed = Placed(engine.model, torch.device("cpu"), None)
     found: dict[str, Validation] = {}
+    documents: dict[str, int] = {}
     for name in ("data", "data-tune"):
         data = open_data(run_dir / name, engine.tokenizer)
         parts = [validate(placed, source, batch_size=16) for source in data.validation]
         found[name] = sum(parts, Validation())
+        documents[name] = sum(source.rows.documents for source in data.validation)
     text, questions = found["data"], found["data-tune"]
     where = {name: describe_data([run_dir / name / "data.json"]) for name in found}
     settings = signature(context=engine.context)
 
     def score(task: str, metric: str, value: float, name: str) -> Score:
         counts = {"tokens": found[name].tokens, "bytes": round(found[name].text_bytes)}
-        return Score(task, metric, value, None, found[name].tokens, settings, where[name], None, counts)
+        return Score(task, metric, value, None, documents[name], settings, where[name], None, counts)
 
     return [
         score("perplexity", "bits_per_byte", text.bits_per_byte, "data"),

@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 import { amount, currentLanguage, decimals, percent, t, words } from "./i18n.js";
 
-const SHARES = ["accuracy", "token_accuracy", "exact_match"];
+const SHARE = /(accuracy|exact_match)$/;
 
 export function factsNode(model) {
   const { parameters, context, vocabulary, scores = [] } = model.plait ?? {};
@@ -31,12 +31,12 @@ function score(result) {
     const known = t(`metric_${metric}`);
     return known === `metric_${metric}` ? [task, metric].filter(Boolean).join(" · ") : known;
   };
-  const shown = () => (SHARES.includes(metric) && value <= 1 ? percent(value) : decimals(value));
+  const write = SHARE.test(metric) && value <= 1 ? percent : decimals;
   const range = Array.isArray(interval) && interval.every((end) => typeof end === "number");
-  const between = range ? interval.map((end) => decimals(end)).join(" – ") : null;
+  const between = range ? () => interval.map((end) => write(end)).join(" – ") : null;
   const detail = [between, n ? () => t("samples", { n: amount(n) }) : null].filter(Boolean);
-  const notes = detail.map((part) => live(typeof part === "function" ? part : () => part, "small"));
-  return [live(name, "dt"), el("dd", {}, live(shown, "span"), ...notes)];
+  const notes = detail.map((part) => live(part, "small"));
+  return [live(name, "dt"), el("dd", {}, live(() => write(value), "span"), ...notes)];
 }
 
 // A node whose text is computed anew when the language changes.

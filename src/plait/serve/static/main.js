@@ -55,6 +55,7 @@ async function start() {
   }
   document.title = `${app.model.id} · plait`;
   $("#facts").replaceChildren(factsNode(app.model));
+  app.settings.recommend(app.model.plait?.sampling);
   $("#settings").replaceChildren(app.settings.node);
   $("#main").replaceChildren();
   $("#tabs").replaceChildren();

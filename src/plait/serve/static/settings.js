@@ -19,6 +19,7 @@ const CONTROLS = [
 
 export class Settings {
   constructor() {
+    this.recommended = {}; // by the model, where it differs from what the API takes for granted
     this.values = recall("settings", {});
     this.fields = new Map();
     this.reset = words("reset", {}, "button", { type: "button", class: "link" });
@@ -46,10 +47,19 @@ export class Settings {
     return el("div", { class: `control ${control.kind}` }, label, note, input, hint);
   }
 
+  recommend(fields) {
+    this.recommended = fields ?? {};
+    this.refresh();
+  }
+
+  normal(control) {
+    return this.recommended[control.name] ?? control.normal;
+  }
+
   take(control, input) {
     const text = input.value;
     const number = control.kind !== "text" && text !== "" ? Number(text) : null;
-    const empty = control.kind === "text" ? !text.trim() : number === null || number === control.normal;
+    const empty = control.kind === "text" ? !text.trim() : number === null || number === this.normal(control);
     if (empty || !input.validity.valid) delete this.values[control.name];
     else this.values[control.name] = number ?? text;
     remember("settings", this.values);
@@ -63,7 +73,7 @@ export class Settings {
   }
 
   refresh() {
-    for (const [control, { input }] of this.fields) input.value = this.values[control.name] ?? control.normal ?? "";
+    for (const [control, { input }] of this.fields) input.value = this.values[control.name] ?? this.normal(control) ?? "";
     this.notes();
     translateAll(this.node);
   }
@@ -82,7 +92,7 @@ export class Settings {
 
   // Fields of a request.
   get request() {
-    const { system, stop_strings, ...fields } = this.values;
+    const { system, stop_strings, ...fields } = { ...this.recommended, ...this.values };
     const stop = (stop_strings ?? "").split("\n").filter((line) => line !== "");
     return stop.length ? { ...fields, stop: stop.slice(0, 4) } : fields;
   }

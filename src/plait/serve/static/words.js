@@ -109,6 +109,10 @@ export const en = {
   metric_accuracy: "Accuracy",
   metric_token_accuracy: "Tokens guessed right",
   metric_exact_match: "Answered word for word",
+  metric_question_loss: "Loss on held-out questions",
+  metric_question_token_accuracy: "Their tokens guessed right",
+  metric_taught_exact_match: "Taught names answered word for word",
+  metric_held_out_exact_match: "Names not taught, answered word for word",
   chat_suggestions: "Hello! Who are you?|What can you tell me about the sea?",
   complete_suggestions: "Once upon a time|The most important thing about language is",
 };
@@ -221,6 +225,10 @@ export const zh = {
   metric_accuracy: "准确率",
   metric_token_accuracy: "词元猜对率",
   metric_exact_match: "逐字答对",
+  metric_question_loss: "未教问题的损失",
+  metric_question_token_accuracy: "其词元猜对率",
+  metric_taught_exact_match: "教过的名称，逐字答对",
+  metric_held_out_exact_match: "未教的名称，逐字答对",
   chat_suggestions: "你好！你是谁？|说说大海吧",
   complete_suggestions: "很久很久以前|语言最重要的是",
 };
