@@ -67,7 +67,7 @@ def plait_steps(rows: Rows, dropout: float, compile: bool, seed: int = 0) -> tup
     seconds = total * size.flops_per_token / (TYPICAL_SHARE * max(machine.matmul.values()))
     asked = "auto" if compile and not graph_break(config, "cpu") else False
     choices = choose(machine, parameters=size.parameters, predicted_seconds=seconds, compile=asked)
-    rows.micro = micro_rows(config, CONTEXT, rows.rows, machine.kind, choices.dtype)
+    rows.micro, _ = micro_rows(config, CONTEXT, rows.rows, machine.kind, choices.dtype)
     device = torch.device("cpu")
     placed = apply_layout(config, Layout(), device, dtype=choices.dtype, seed=seed, compiled=choices.compile)
     settings = TrainConfig(steps=STEPS, lr=1e-3, warmup=100, betas=(0.9, 0.99))

@@ -68,7 +68,8 @@ def measure(*, remeasure: bool = False, device: str = "auto") -> Machine:
     key = _identity(kind)
     path = _cache_path(key)
     if not remeasure and (found := _read_cache(path)) is not None:
-        return found
+        works, reason = hardware.compiler(kind)  # a compiler comes and goes
+        return found.model_copy(update={"compiler": works, "compiler_reason": reason})
     machine = _measure(kind, key)
     _write_cache(path, machine)
     return machine
@@ -91,12 +92,12 @@ def pick_device(name: str = "auto") -> str:
         return "cuda" if cuda else "mps" if mps else "cpu"
     if kind == "cuda" and not cuda:
         build = "this torch is a CPU build" if torch.version.cuda is None else "no GPU or driver was found"
-        raise ConfigError(f"device={name!r} is not available: {build}; use --device cpu")
+        raise ConfigError(f"device={name!r} is not available: {build}; use cpu")
     if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
         raise ConfigError(f"device={name!r} does not exist: this machine has {count} GPU(s)")
     if kind == "mps" and not mps:
-        raise ConfigError("device='mps' is not available: it needs an Apple GPU; use --device cpu")
+        raise ConfigError("device='mps' is not available: it needs an Apple GPU; use cpu")
     return name
 
 
@@ -181,7 +182,9 @@ def _choose_compile(machine: Machine, asked: bool | str, seconds: float | None) 
     if asked not in (True, False, "auto"):
         raise ConfigError(f"compile={asked!r} is not one of auto, true, false")
     if asked is True and not machine.compiler:
-        raise ConfigError(f"compile=true cannot work: {machine.compiler_reason}; use compile=auto")
+        raise ConfigError(
+            f"compile=true cannot work: {machine.compiler_reason}; install one, or set compile=false"
+        )
     if asked != "auto":
         return bool(asked), "asked for"
     if not machine.compiler:

@@ -73,14 +73,18 @@ def _no_space(target: Path, needed: int, note: str) -> TrainingError:
 
 def remove(path: Path) -> None:
     """Delete a directory so that no half of it is ever seen under its name."""
-    doomed = _beside(path, "old")
+    doomed = _beside(path, "gone")
     path.rename(doomed)
     shutil.rmtree(doomed)
 
 
 def sweep(parent: Path) -> None:
-    """Delete what killed processes left in `parent`; only for its one writer."""
-    for pattern in (".tmp-*", ".old-*"):
+    """Delete what killed processes left in `parent`, or put it back; only for its one writer."""
+    for old in parent.glob(".old-*"):  # of `_put`, which may have been killed between its two renames
+        target = parent / old.name.removeprefix(".old-").rsplit("-", 2)[0]
+        if not target.exists():
+            old.rename(target)
+    for pattern in (".tmp-*", ".old-*", ".gone-*"):
         for leftover in parent.glob(pattern):
             if leftover.is_dir():
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -86,7 +86,7 @@ def test_a_configuration_no_family_has_is_announced_once(tmp_path, capsys):
     assert "nearest: qwen3, but for logit_softcap" in said
 
 
-def test_saving_over_a_model_replaces_it_and_over_anything_else_is_refused(model_dir, tmp_path):
+def test_saving_over_a_model_replaces_it_and_over_anything_else_is_refused(model_dir, tmp_path, monkeypatch):
     save(decoder(layers=1), TOKENIZER, model_dir)
     assert load_model(model_dir).config.layers == 1
     (tmp_path / "link").symlink_to(model_dir)
@@ -94,8 +94,20 @@ def test_saving_over_a_model_replaces_it_and_over_anything_else_is_refused(model
     assert load_model(model_dir).config.layers == 3
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("x")
-    with pytest.raises(ModelError, match="thesis exists and is not a model directory; choose another name"):
+    refusal = "holds chapter.tex, which is no part of a model; choose another name"
+    with pytest.raises(ModelError, match=refusal):
         save(decoder(), TOKENIZER, tmp_path / "thesis")
+    (model_dir / "chapter.tex").write_text("x")
+    with pytest.raises(ModelError, match=refusal):
+        save(decoder(), TOKENIZER, model_dir)
+    assert load_model(model_dir).config.layers == 3
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelError, match="file is a file; choose another name"):
+        save(decoder(), TOKENIZER, tmp_path / "file")
+    monkeypatch.chdir(model_dir)
+    (model_dir / "chapter.tex").unlink()
+    with pytest.raises(ModelError, match="is the working directory, which cannot be replaced"):
+        save(decoder(), TOKENIZER, ".")
     assert not list(tmp_path.glob(".*"))
 
 

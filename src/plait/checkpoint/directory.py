@@ -31,6 +31,10 @@ from plait.nn.decoder import Decoder
 from plait.text.tokenizer import Tokenizer
 
 MISMATCH = "config.json and weights do not belong together"
+OWN_FILES = (
+    "config.json", "generation_config.json", "README.md", "model*.safetensors",
+    "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+)  # fmt: skip
 SLACK = 16 * 1024**2  # bytes beside the weights: tokenizer, index, card
 
 
@@ -48,7 +52,7 @@ def save_model(
     """Write a model directory that plait, `transformers` and vLLM open; it is complete or not there.
 
     Args:
-        directory: replaced when it already is a model directory.
+        directory: replaced when it holds an earlier model and nothing else.
         weights: tensors under plait's names; a tied `lm_head.weight` may be there or not.
         config: with `vocab` set.
         tokenizer: None leaves its files out.
@@ -58,12 +62,11 @@ def save_model(
         max_shard: bytes of one weight file.
 
     Raises:
-        ModelError: when the directory holds something that is not a model.
+        ModelError: when the directory holds something else.
         TrainingError: when the disk is full.
     """
     target = Path(directory).resolve() if Path(directory).is_symlink() else Path(directory)
-    if target.exists() and not (target / "config.json").is_file() and not _empty(target):
-        raise ModelError(f"{target} exists and is not a model directory; choose another name")
+    _check_replaceable(target)
     with new_directory(target, stored_bytes(weights, as_dtype(save_dtype)) + SLACK) as draft:
         write_model(
             draft, weights, config, tokenizer,
@@ -278,8 +281,17 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
 
 
-def _empty(directory: Path) -> bool:
-    return directory.is_dir() and not any(directory.iterdir())
+def _check_replaceable(target: Path) -> None:
+    """Refuse a target that holds anything but a model directory's own files, as it is replaced whole."""
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise ModelError(f"{target} is a file; choose another name for the model directory")
+    if target.resolve() == Path.cwd():
+        raise ModelError(f"{target} is the working directory, which cannot be replaced; name another one")
+    for entry in sorted(target.iterdir()):
+        if not any(entry.match(pattern) for pattern in OWN_FILES):
+            raise ModelError(f"{target} holds {entry.name}, which is no part of a model; choose another name")
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,10 @@ def canonical(value: dict[str, Any]) -> bytes:
 
 
 def verify(step_dir: Path, pattern: str = "*") -> dict[str, Any]:
-    """Compare the files of a checkpoint with the sizes and hashes in its state.json, which is returned.
+    """Compare files of a checkpoint with the sizes and hashes in its state.json, which is returned.
+
+    Args:
+        pattern: of their paths within the checkpoint; `*` stands for any part of a path.
 
     Raises:
         ModelError: naming the first file that differs, and the last good checkpoint.
@@ -135,7 +139,7 @@ def verify(step_dir: Path, pattern: str = "*") -> dict[str, Any]:
     state = read_state(step_dir)
     for name, recorded in state["files"].items():
         path = step_dir / name
-        if not path.match(pattern):
+        if not fnmatch(name, pattern):
             continue
         problem = _problem(path, recorded)
         if problem:
@@ -159,6 +163,8 @@ def verify_weights(directory: Path) -> None:
     """Verify the weight files of a checkpoint; without a state.json there is nothing to compare with."""
     if (directory / STATE).is_file():
         verify(directory, "model*.safetensors")
+    elif directory.name == AVERAGE and (directory.parent / STATE).is_file():
+        verify(directory.parent, f"{AVERAGE}/model*.safetensors")
 
 
 def last_good(step_dir: Path) -> str:

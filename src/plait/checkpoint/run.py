@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,6 +166,12 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
+def exact_weights(path: Path) -> Tensors:
+    """The weights of a step directory as they were trained, not rounded to `save_dtype`."""
+    verify(path)
+    return _exact(path, "weights") or weights_of(read_model(path))[1]
+
+
 def _exact(path: Path, stem: str) -> Tensors:
     if not any((path / "state").glob(f"{stem}*.safetensors")):
         return {}
@@ -191,10 +197,16 @@ def unflatten(tensors: Mapping[str, Tensor]) -> dict[str, Tensors]:
     return optim
 
 
-def prune(run_dir: str | Path, keep_last: int, keep_best: bool = True) -> list[Path]:
-    """Delete all checkpoints but the newest `keep_last` (0: all stay) and the best; returns the deleted."""
+def prune(
+    run_dir: str | Path, keep_last: int, keep_best: bool = True, also: Iterable[Path] = ()
+) -> list[Path]:
+    """Delete all checkpoints but the newest `keep_last` (0: all stay), the best, and those in `also`.
+
+    Returns:
+        The deleted ones.
+    """
     steps = step_directories(run_dir)
-    keep = set(steps[-keep_last:])
+    keep = {*steps[-keep_last:], *also}
     if keep_best and keep_last and (champion := best(run_dir)):
         keep.add(champion)
     doomed = [path for path in steps if path not in keep]

@@ -45,7 +45,7 @@ class Loader:
         ranks: int = 1,
         attend_across: bool = False,
     ) -> None:
-        _check_division(batch_size, micro_batch, ranks)
+        check_division(batch_size, micro_batch, ranks)
         self.sources = list(sources)
         self.batch_size = batch_size
         self.micro_batch = micro_batch or batch_size // ranks
@@ -55,11 +55,6 @@ class Loader:
         self.context = self.sources[0].rows.context
         self._mixture = Mixture([source.weight for source in self.sources])
         self._orders: dict[tuple[int, int], np.ndarray] = {}
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps until as many rows were drawn as there are, rounded up."""
-        return self.steps_for(1)
 
     def steps_for(self, epochs: float) -> int:
         """Steps that make so many epochs, rounded up."""
@@ -140,13 +135,18 @@ class Loader:
         return int(self._orders[number, epoch][place])
 
 
-def _check_division(batch_size: int, micro_batch: int | None, ranks: int) -> None:
+def check_division(batch_size: int, micro_batch: int | str | None, ranks: int = 1) -> None:
+    """Refuse rows that cannot be divided evenly; a micro-batch that is not yet a number can always be chosen.
+
+    Raises:
+        ConfigError: with the sizes that would do.
+    """
     if batch_size % ranks:
         lower, upper = batch_size // ranks * ranks, -(-batch_size // ranks) * ranks
         near = " or ".join(str(size) for size in (lower, upper) if size)
         raise ConfigError(f"batch_size={batch_size} is not divisible by {ranks} data ranks; use {near}")
     share = batch_size // ranks
-    if micro_batch and share % micro_batch:
+    if isinstance(micro_batch, int) and share % micro_batch:
         good = [size for size in range(1, share + 1) if share % size == 0]
         raise ConfigError(
             f"micro_batch={micro_batch} does not divide the {share} rows of a rank "

@@ -140,10 +140,10 @@ class _Job:
                 tokenizer_hash=self.tokenizer.fingerprint,
                 pad_id=self.tokenizer.pad_id or self.tokenizer.eos_id or 0,
             )
-        return self._pack(source.name, shards, np.asarray(held, bool), split.name, intake)
+        return self._pack(source, shards, np.asarray(held, bool), split.name, intake)
 
     def _pack(
-        self, name: str, shards: Shards, held: np.ndarray, split: str, intake: Intake
+        self, source: Input, shards: Shards, held: np.ndarray, split: str, intake: Intake
     ) -> dict[str, Any]:
         report: dict[str, Any] = {
             "documents": intake.documents,
@@ -160,10 +160,10 @@ class _Job:
                 numbers = np.flatnonzero(chosen)
                 rows = write_rows(path, shards, numbers, self.context, together=self.config.pack)
                 report[part] = _row_report(rows)
-        found = report.get("train", {}).get("places", self.context)
-        if found < self.context:
+        found = report.get("train", {}).get("places", 0)
+        if found < self.context and source.fraction < 1:
             raise ConfigError(
-                f"{name!r} has {found:,} tokens to train on, fewer than model.context={self.context}; "
+                f"{source.name!r} has {found:,} tokens to train on, fewer than model.context={self.context}; "
                 f"add text or lower model.context to at most {found}"
             )
         return report

@@ -143,10 +143,14 @@ class Engine:
     ) -> list[Completion]:
         """Complete all prompts as one batch; `n` completions of the first, then of the second, ...
 
+        Args:
+            clip: see `check`; the default of `max_tokens` is clipped without asking.
+
         Raises:
             PromptError, ConfigError: see `check`.
         """
         params = params or SamplingParams()
+        clip = clip or "max_tokens" not in params.model_fields_set
         texts = [prompts] if isinstance(prompts, str) else prompts
         rows = [self.encode(prompt) if isinstance(prompt, str) else prompt for prompt in texts]
         count = len(rows) * params.n

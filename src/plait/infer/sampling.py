@@ -45,7 +45,7 @@ def truncate(logits: Tensor, params: SamplingParams) -> Tensor:
         ordered, ids = logits.sort(dim=-1, descending=True, stable=True)
         probabilities = ordered.double().softmax(-1)
         before = probabilities.cumsum(-1) - probabilities
-        ordered = ordered.masked_fill(before >= params.top_p, -math.inf)
+        ordered = ordered.masked_fill((before >= params.top_p) & (before > 0), -math.inf)
         logits = torch.empty_like(logits).scatter_(-1, ids, ordered)
     return logits
 
@@ -111,8 +111,8 @@ class Sampler:
             # relative to the best, so that a small temperature cannot overflow
             logits = (logits - logits.amax(-1, keepdim=True)) / self.params.temperature
             uniform = [source.random() for source in self._random]
-            # drawn on the CPU in float64, which not every device has
-            chosen = draw(truncate(logits, self.params).cpu(), torch.tensor(uniform, dtype=torch.float64))
+            # on the CPU in float64, which not every device has
+            chosen = draw(truncate(logits.cpu(), self.params), torch.tensor(uniform, dtype=torch.float64))
         ids = chosen.tolist()
         if self.params.penalized:
             self._counts[range(len(ids)), ids] += 1

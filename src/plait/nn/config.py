@@ -89,22 +89,27 @@ class ModelConfig(Config):
         values = dict(values)
 
         def number(key: str) -> int:
+            """The value as validation will read it; -1 where it will refuse it."""
             value = values.get(key, cls.model_fields[key].default)
-            return value if isinstance(value, int) else 0
+            try:
+                whole = int(value)
+            except (TypeError, ValueError, OverflowError):
+                return -1
+            return whole if isinstance(value, str) or whole == value else -1
 
         width, heads = number("width"), number("heads")
         if width < 1 or heads < 1:
             return values
-        if values.get("head_dim", 0) == 0:
+        if number("head_dim") == 0:
             if width % heads:
                 good = [n for n in range(1, width + 1) if width % n == 0 and n <= 4 * heads]
                 raise ValueError(
                     f"width={width} is not divisible by heads={heads}; use heads from {good} or set head_dim"
                 )
             values["head_dim"] = width // heads
-        if values.get("kv_heads", 0) == 0:
+        if number("kv_heads") == 0:
             values["kv_heads"] = max((n for n in range(1, heads // 2 + 1) if heads % n == 0), default=heads)
-        if values.get("ffn", 0) == 0:
+        if number("ffn") == 0:
             gated = values.get("gated", cls.model_fields["gated"].default)
             values["ffn"] = -(-(width * 8 // 3 if gated else width * 4) // 32) * 32
         return values

@@ -64,11 +64,13 @@ class Decoder(nn.Module):
         """
         where = positions
         if where is None:
+            if cache is not None:
+                raise ValueError("with a cache positions are needed: where do these tokens stand?")
             where = torch.arange(tokens.shape[1], device=tokens.device)[None]
         x = self._embed(tokens, where) if self.embed_tokens is not None else tokens
         rope = None
         if self._frequencies is not None:
-            rope = rope_table(self._frequencies.to(x.device), self._rope_factor, where, x.dtype)
+            rope = rope_table(self._frequencies, self._rope_factor, where, x.dtype)
         mask = self._mask(where, positions, segments, cache)
         for layer in self.layers.values():
             x = layer(x, mask, rope, where, cache)
@@ -115,7 +117,7 @@ class Decoder(nn.Module):
             return None
         distance = key[:, None, :] - query[:, :, None]
         if self.relative_bias is None:
-            slopes = alibi_slopes(self.config.heads).to(distance.device)
+            slopes = alibi_slopes(self.config.heads).float().to(distance.device)
             return slopes[None, :, None, None] * distance[:, None].clamp(max=0)
         buckets = t5_buckets(distance, self.config.t5_buckets, self.config.t5_max_distance)
         return self.relative_bias(buckets).permute(0, 3, 1, 2)

@@ -33,11 +33,13 @@ def dropout(x: Tensor, rate: float) -> Tensor:
 
 
 def keep_mask(shape: torch.Size | tuple[int, ...], rate: float) -> tuple[Tensor, float]:
-    """uint8 mask, 0 where dropped (probability `rate` rounded to 1/256), else 1; and the scale of what stays.
+    """uint8 mask, 0 where dropped, else 1, and the scale of what stays.
+
+    The probability is `rate` rounded to 1/256, never to 0 or 1.
 
     A product with uint8 is one fast pass; torch's bool masks take ten times as long.
     """
-    threshold = round(rate * 256)
+    threshold = min(max(round(rate * 256), 1), 255)
     count = math.prod(shape)
     seed = int(torch.randint(2**63 - 1, ()).item())
     words = np.random.SFC64(seed).random_raw(-(-count // 8))

@@ -64,7 +64,8 @@ def rope_table(
     Angles are computed in at least float32, whatever `dtype` is.
     """
     wide = torch.float64 if dtype == torch.float64 else torch.float32
-    angles = positions.to(wide)[:, None, :, None] * frequencies.to(wide)
+    # narrowed before it is moved: not every device has float64
+    angles = positions.to(wide)[:, None, :, None] * frequencies.to(wide).to(positions.device)
     angles = torch.cat((angles, angles), dim=-1)
     return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
 

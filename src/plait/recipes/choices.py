@@ -67,13 +67,14 @@ def batch_rows(recipe: Recipe, context: int) -> int:
     return max(1, (train.batch_tokens or DEFAULT_BATCH_TOKENS) // context)
 
 
-def micro_rows(config: ModelConfig, context: int, rows: int, kind: str, dtype: str) -> int:
-    """Rows of a micro-batch: on a CPU as many as keep a layer's activations in cache, on a GPU all."""
+def micro_rows(config: ModelConfig, context: int, rows: int, kind: str, dtype: str) -> tuple[int, str]:
+    """Rows of a micro-batch and the reason: on a CPU a layer's activations stay in cache, a GPU takes all."""
     if kind != "cpu":
-        return rows
+        return rows, "the whole batch"
     size = {"float64": 8, "float32": 4}.get(dtype, 2)
     fitting = max(1, int(CACHE_BYTES / (size * config.width * context)))
-    return max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fitting)
+    micro = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fitting)
+    return micro, "activations of a layer stay in the processor's cache"
 
 
 def graph_break(config: ModelConfig, kind: str) -> str:
@@ -111,11 +112,9 @@ def settle(
         compile=False if broken else train.compile,
     )
     rows = batch_rows(recipe, context)
-    micro = (
-        train.micro_batch
-        if isinstance(train.micro_batch, int)
-        else micro_rows(config, context, rows, machine.kind, chosen.dtype)
-    )
+    micro, why_micro = train.micro_batch, "asked for"
+    if not isinstance(micro, int):
+        micro, why_micro = micro_rows(config, context, rows, machine.kind, chosen.dtype)
     threads = chosen.threads if train.threads == "auto" else train.threads
     update = {
         "device": machine.kind,
@@ -126,16 +125,7 @@ def settle(
         "batch_size": None if train.batch_tokens else rows,
         "save_dtype": save_dtype(train.save_dtype, chosen.dtype),
     }
-    reasons = chosen.reasons | ({"compile": broken} if broken else {})
-    reasons["micro_batch"] = (
-        "asked for"
-        if train.micro_batch != "auto"
-        else (
-            "activations of a layer stay in the processor's cache"
-            if machine.kind == "cpu"
-            else "the whole batch"
-        )
-    )
+    reasons = chosen.reasons | {"micro_batch": why_micro} | ({"compile": broken} if broken else {})
     settled = recipe.model_copy(update={"train": train.model_copy(update=update)})
     return settled, machine, reasons
 

@@ -10,6 +10,7 @@ import torch
 
 from plait.data.describe import describe_batch
 from plait.log import bytes_text, duration, say, table
+from plait.nn.causal import LONGEST
 from plait.recipes.choices import size_of
 from plait.recipes.recipe import Recipe
 from plait.recipes.train import begin
@@ -74,8 +75,9 @@ def _activations(stage, width: int) -> float:
     """Bytes that one microbatch keeps for its backward pass.
 
     Korthikanti et al. 2022, section 4.1: about 34 bytes a token, layer and unit of width in half precision,
-    scaled to `width` bytes a number, plus the logits and their gradient.
+    scaled to `width` bytes a number, plus the logits and their gradient; and on a CPU attention's weights.
     """
-    config, rows = stage.placed.model.config, stage.loader.micro_batch
-    tokens = rows * stage.loader.context
-    return tokens * (17 * width * config.layers * config.width + 2 * width * config.vocab)
+    config, rows, context = stage.placed.model.config, stage.loader.micro_batch, stage.loader.context
+    kept = stage.placed.device.type == "cpu" and context <= LONGEST
+    numbers = 17 * config.width + (config.heads * context / 2 if kept else 0)
+    return rows * context * width * (config.layers * numbers + 2 * config.vocab)

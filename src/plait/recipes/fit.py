@@ -10,9 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
-from plait.checkpoint.directory import load_weights
-from plait.checkpoint.resolve import newest, step_directories
-from plait.checkpoint.run import Checkpoint, disk_use, prune, save_checkpoint
+from plait.checkpoint.resolve import newest, read_state, step_directories, step_of
+from plait.checkpoint.run import Checkpoint, disk_use, exact_weights, prune, save_checkpoint
 from plait.data.loader import Loader
 from plait.data.prepare import EncodedData
 from plait.errors import TrainingError
@@ -79,12 +78,12 @@ class Stage:
         """Whether val_loss has not improved for `train.patience` evaluations."""
         return 0 < self.recipe.train.patience <= self.waited
 
-    def share_done(self, seconds: float | None = None, step: int | None = None) -> float:
+    def share_done(self) -> float:
         """How far the stage is, 0 to 1."""
         if self.total_steps is not None:
-            return (self.state.step if step is None else step) / self.total_steps
+            return self.state.step / self.total_steps
         assert self.recipe.train.minutes is not None
-        return (self.state.seconds if seconds is None else seconds) / (60 * self.recipe.train.minutes)
+        return self.state.seconds / (60 * self.recipe.train.minutes)
 
 
 def fit(stage: Stage) -> Path:
@@ -118,22 +117,24 @@ def fit_steps(stage: Stage) -> Iterator[Step]:
             if stage.average is not None and config.ema:
                 update_ema(stage.average, stage.placed.state_dict(), config.ema, step.number)
             share = stage.share_done()
-            last = share >= 1 or step.number == config.stop_after
+            end = share >= 1
+            last = end or step.number == config.stop_after
             row = _row(stage, step)
             improved = False
-            if last or _due(config.eval_every, step.number, before, share):
+            if end or _due(config.eval_every, step.number, before, share):
                 improved = _evaluate(stage, row, bar)
             log.write(row)
             _show(bar, stage, step, row)
-            saving = _due(config.save_every, step.number, before, share) or (improved and config.keep_best)
+            planned = end or _due(config.save_every, step.number, before, share)
             leaving = last or stage.gave_up or bool(stop)
-            saved = _save(stage, row) if leaving or saving else None
+            saving = leaving or planned or (improved and config.keep_best)
+            saved = _save(stage, row, planned) if saving else None
             before = share
             try:
                 yield replace(step, val_loss=row.get("val_loss"))
             except GeneratorExit:
                 if saved is None:
-                    _save(stage, row)
+                    _save(stage, row, planned)
                 raise
             if leaving:
                 break
@@ -205,7 +206,6 @@ def _evaluate(stage: Stage, row: dict[str, Any], bar: Progress) -> bool:
     if not stage.data.validation:
         return False
     config = stage.recipe.train
-    rows = 0 if stage.share_done() >= 1 else config.eval_rows
     parts: dict[str, Validation] = {}
     for source in stage.data.validation:
         bar.update(bar.done, f"validating {source.name}")
@@ -213,7 +213,7 @@ def _evaluate(stage: Stage, row: dict[str, Any], bar: Progress) -> bool:
             stage.placed,
             source,
             batch_size=stage.loader.micro_batch,
-            rows=rows,
+            rows=config.eval_rows,
             attend_across=stage.recipe.data.attend_across,
         )
     whole = sum(parts.values(), Validation())
@@ -250,8 +250,10 @@ def _show(bar: Progress, stage: Stage, step: Step, row: dict[str, Any]) -> None:
         say(f"step {row['step']}: loss {step.loss:.4f}, val_loss {row['val_loss']:.4f}")
 
 
-def _save(stage: Stage, row: dict[str, Any]) -> Path:
+def _save(stage: Stage, row: dict[str, Any], planned: bool) -> Path:
+    """Save; `planned` is what no interruption brings about, so that only such checkpoints are averaged."""
     config = stage.recipe.train
+    averaged = _planned_before(stage)
     path = save_checkpoint(
         stage.run_dir,
         row["step"],
@@ -269,23 +271,32 @@ def _save(stage: Stage, row: dict[str, Any]) -> Path:
             "waited": stage.waited,
             "done": stage.share_done() >= 1,
             "val_loss": row.get("val_loss"),
+            "planned": planned,
         },
-        average=_average(stage),
+        average=_average(stage, averaged),
         save_dtype=config.save_dtype,
         card=model_card(stage, row),
         generation=stage.generation,
     )
-    prune(stage.run_dir, max(config.keep_last, config.average_last), config.keep_best)
+    prune(stage.run_dir, config.keep_last, config.keep_best, also=averaged)
     return path
 
 
-def _average(stage: Stage) -> dict[str, Tensor] | None:
-    """The averaged weights to save: the moving average, or the mean with the last checkpoints."""
+def _planned_before(stage: Stage) -> list[Path]:
+    """The checkpoints that `train.average_last` takes in beside the one about to be saved."""
     others = stage.recipe.train.average_last - 1
     if others < 1:
+        return []
+    now = stage.first_step + stage.state.step
+    steps = [path for path in step_directories(stage.run_dir) if step_of(path) < now]
+    return [path for path in steps if read_state(path)["state"]["planned"]][-others:]
+
+
+def _average(stage: Stage, earlier: list[Path]) -> dict[str, Tensor] | None:
+    """The averaged weights to save: the moving average, or the mean with earlier checkpoints."""
+    if stage.recipe.train.average_last < 2:
         return stage.average
-    earlier = step_directories(stage.run_dir)[-others:]
-    return mean_of([stage.placed.state_dict(), *(load_weights(path)[1] for path in earlier)])
+    return mean_of([stage.placed.state_dict(), *map(exact_weights, earlier)])
 
 
 def model_card(stage: Stage, row: dict[str, Any]) -> str:
@@ -322,5 +333,6 @@ def restore(stage: Stage, checkpoint: Checkpoint) -> None:
     stage.placed.load_state_dict(checkpoint.weights)
     stage.optim.load_state_dict(checkpoint.optim)
     stage.state = TrainState(**saved["train"])
-    stage.average = checkpoint.average if stage.recipe.train.ema else None
+    average = checkpoint.average if stage.recipe.train.ema else None
+    stage.average = average and {name: tensor.to(stage.placed.device) for name, tensor in average.items()}
     stage.best, stage.waited = saved["best"] if saved["best"] is not None else math.inf, saved["waited"]

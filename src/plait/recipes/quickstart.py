@@ -117,8 +117,8 @@ def write_lessons(run_dir: Path, lessons: Sequence[Lesson]) -> None:
 
 def read_lessons(run_dir: Path) -> list[Lesson]:
     """The lessons of a run."""
-    lines = (run_dir / "lessons.jsonl").read_text(encoding="utf-8").splitlines()
-    return [Lesson.from_json(json.loads(line)) for line in lines]
+    lines = (run_dir / "lessons.jsonl").read_text(encoding="utf-8").split("\n")
+    return [Lesson.from_json(json.loads(line)) for line in lines if line]
 
 
 def learn_tokenizer(run_dir: Path) -> None:
@@ -163,9 +163,8 @@ def _train(run_dir: Path, minutes: float) -> None:
     from plait.nn.config import ModelConfig
     from plait.recipes.choices import settle
     from plait.recipes.fit import fit, restore
-    from plait.recipes.report import write_report
     from plait.recipes.run_directory import save_recipe
-    from plait.recipes.train import build_stage
+    from plait.recipes.train import build_stage, report
     from plait.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.load(run_dir / "tokenizer")
@@ -210,7 +209,7 @@ def _train(run_dir: Path, minutes: float) -> None:
         if name == "tune":
             stage.generation = {"do_sample": False}  # word for word is what it was taught
         fit(stage)
-        write_report(run_dir)
+        report(run_dir)
 
 
 def with_text(talks: EncodedData, text: EncodedData) -> EncodedData:

@@ -97,6 +97,8 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
+# keys that change how a run is computed and not what: they may differ at a resume, `auto` keeps them
+MACHINE_KEYS = ("train.micro_batch", "train.device", "train.threads", "train.compile")
 # keys of a recipe that may differ when a run is resumed
 FREE_AT_RESUME = (
     "out",
@@ -105,6 +107,7 @@ FREE_AT_RESUME = (
     "train.keep_best",
     "train.stop_after",
     "layout",
+    *MACHINE_KEYS,
 )
 
 

@@ -15,6 +15,7 @@ import plait
 from plait.errors import InputError
 from plait.files import write_text
 from plait.recipes.charts import Series, line_chart, number, smooth
+from plait.recipes.run_directory import LOG, read_log
 
 SAMPLE_STEPS = 24  # steps shown with their samples, the first and the last among them
 SCORE_ROWS = 60
@@ -29,7 +30,9 @@ def write_report(run_dir: str | Path) -> Path:
         InputError: the directory holds no log, or one that is no JSON lines.
     """
     run = Path(run_dir)
-    rows = read_log(run / "log.jsonl")
+    rows = read_log(run)
+    if not rows:
+        raise InputError(f"{run / LOG} holds no row yet; train at least one step")
     style, script = (
         files("plait.recipes").joinpath(name).read_text(encoding="utf-8")
         for name in ("report.css", "report.js")
@@ -53,32 +56,6 @@ def write_report(run_dir: str | Path) -> Path:
     path = run / "report.html"
     write_text(path, page)
     return path
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of `log.jsonl`; a last line cut off by a kill is left out.
-
-    Raises:
-        InputError: no such file, no row, or a line in the middle that is no JSON object.
-    """
-    if not path.is_file():
-        raise InputError(
-            f"{path} does not exist; a run directory holds log.jsonl once its first step is done"
-        )
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    rows = []
-    for place, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            if not isinstance(row, dict) or "step" not in row:
-                raise ValueError
-            rows.append(row)
-        except ValueError:
-            if place < len(lines):
-                raise InputError(f"{path}:{place} is not a row of a training log: {line[:60]!r}") from None
-    if not rows:
-        raise InputError(f"{path} holds no row; train at least one step")
-    return rows
 
 
 def _facts(rows: Sequence[Row]) -> str:

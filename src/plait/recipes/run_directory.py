@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any
 
 from plait import files
 from plait.config import build, dump_yaml, read_yaml
-from plait.errors import BusyError, MissingExtra, need
+from plait.errors import BusyError, InputError, MissingExtra, need
 from plait.log import say
 from plait.recipes.recipe import Recipe
 
@@ -39,16 +40,25 @@ def refuse_existing(run_dir: Path) -> None:
 
 
 def read_log(run_dir: Path) -> list[dict[str, Any]]:
-    """The rows of `log.jsonl`; a last line cut short by a kill is left out."""
+    """The rows of `log.jsonl`, none where there is no log; a last line cut short by a kill is left out.
+
+    Raises:
+        InputError: a line in the middle that is no row.
+    """
     path = run_dir / LOG
     if not path.is_file():
         return []
+    # not `splitlines`: samples may hold other separators
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
     rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except ValueError:
-            break
+            row = None
+        if not isinstance(row, dict) or "step" not in row:
+            raise InputError(f"{path}:{number} is not a row of a training log: {line[:60]!r}")
+        rows.append(row)
     return rows
 
 
@@ -76,8 +86,9 @@ class RunLog:
             self._board.close()
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one row."""
-        self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        """Append one row; numbers that JSON does not know become null."""
+        finite = {key: _finite(value) for key, value in row.items()}
+        self._file.write(json.dumps(finite, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
         if self._board is None:
             return
@@ -86,6 +97,10 @@ class RunLog:
                 self._board.add_scalar(key, value, row["step"])
         for number, sample in enumerate(row.get("samples", ())):
             self._board.add_text(f"sample/{number}", sample, row["step"])
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def wants_tensorboard(asked: bool | str) -> bool:

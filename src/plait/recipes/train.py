@@ -13,20 +13,21 @@ from plait.checkpoint.directory import load
 from plait.checkpoint.resolve import newest
 from plait.checkpoint.run import Checkpoint, load_checkpoint, lock, versions
 from plait.data.inputs import standard_input_kept, training_texts
-from plait.data.loader import Loader
+from plait.data.loader import Loader, check_division
 from plait.data.prepare import EncodedData, open_data, prepare_data
-from plait.device import Machine, peak
-from plait.errors import ConfigError
+from plait.device import Machine, peak, pick_device
+from plait.errors import ConfigError, PlaitError
 from plait.log import say, warn
 from plait.nn.config import ModelConfig
 from plait.parallel.placed import apply_layout
 from plait.recipes.choices import batch_rows, settle, size_of
 from plait.recipes.fit import Stage, fit_steps, restore
-from plait.recipes.recipe import FREE_AT_RESUME, FromModel, Recipe, check_resume
+from plait.recipes.recipe import FREE_AT_RESUME, MACHINE_KEYS, FromModel, Recipe, check_resume
 from plait.recipes.report import write_report
 from plait.recipes.run_directory import read_recipe, refuse_existing, save_recipe
 from plait.text.tokenizer import Tokenizer
 from plait.text.train_tokenizer import train as learn_tokenizer
+from plait.train.config import TrainConfig
 from plait.train.loop import Step
 from plait.train.optim import Optimizer
 
@@ -63,14 +64,24 @@ def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None
         try:
             yield from fit_steps(stage)
         finally:
-            say(f"report: {write_report(run_dir)}")
+            report(run_dir)
+
+
+def report(run_dir: Path) -> None:
+    """Write `report.html`, also of a run that ended in an error, whose message must not be lost for it."""
+    try:
+        say(f"report: {write_report(run_dir)}")
+    except PlaitError as error:
+        warn(f"no report is written: {error}")
 
 
 def begin(run_dir: Path, recipe: Recipe) -> Stage:
     """Everything a new run needs, in order; `recipe.yaml` is written once all of it works."""
+    pick_device(recipe.train.device)  # what cannot be is said before the data are encoded
     with standard_input_kept(recipe.data, run_dir) as data_config:
         tokenizer, config, weights = start(run_dir, recipe.model_copy(update={"data": data_config}))
         context = row_context(recipe, config)
+        check_division(batch_rows(recipe, context), recipe.train.micro_batch)
         data = prepare_data(data_config, tokenizer, run_dir / "data", context, recipe.seed)
     recipe, machine, reasons = settle(recipe, config, context, planned_tokens(recipe, data, context))
     for choice, reason in reasons.items():
@@ -86,9 +97,7 @@ def begin(run_dir: Path, recipe: Recipe) -> Stage:
 def resume_run(run_dir: Path, saved: Recipe, asked: Recipe) -> Stage:
     """The stage of an interrupted run at its newest checkpoint, or at step 0 if it has none."""
     check_resume(saved, asked)
-    train = {key.partition(".")[2] for key in FREE_AT_RESUME if key.startswith("train.")}
-    changed = {key: getattr(asked.train, key) for key in train}
-    recipe = saved.model_copy(update={"out": asked.out, "train": saved.train.model_copy(update=changed)})
+    recipe = saved.model_copy(update={"out": asked.out, "train": resumed(saved.train, asked.train)})
     path = newest(run_dir)
     checkpoint = load_checkpoint(path) if path else None
     weights: dict[str, Tensor] | None = None
@@ -109,6 +118,17 @@ def resume_run(run_dir: Path, saved: Recipe, asked: Recipe) -> Stage:
     return stage
 
 
+def resumed(saved: TrainConfig, asked: TrainConfig) -> TrainConfig:
+    """The settings a run began with, but for those that may change on the way."""
+    names = [key.partition(".")[2] for key in FREE_AT_RESUME if key.startswith("train.")]
+    changed = {name: getattr(asked, name) for name in names if getattr(asked, name) != "auto"}
+    for key in MACHINE_KEYS:
+        name = key.partition(".")[2]
+        if changed.get(name, getattr(saved, name)) != getattr(saved, name):
+            warn(f"{key} was {getattr(saved, name)}: from here on the run may differ in the last bits")
+    return saved.model_copy(update=changed)
+
+
 def reopen_data(run_dir: Path, recipe: Recipe, tokenizer: Tokenizer, config: ModelConfig) -> EncodedData:
     """The data of a run as it left them; encoded again, from inputs that must still be there, if deleted."""
     directory = run_dir / "data"
@@ -125,8 +145,9 @@ def start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig, dict[s
             raise ConfigError("model.from brings its tokenizer; take the key `tokenizer` out of the recipe")
         model, tokenizer = load(recipe.model.from_)
         weights = {name: parameter.data for name, parameter in model.named_parameters()}
-        rate = recipe.model.dropout
-        config = model.config if rate is None else model.config.model_copy(update={"dropout": rate})
+        rate, config = recipe.model.dropout, model.config
+        if rate is not None:  # of attention's weights too, which a family may have set apart
+            config = config.model_copy(update={"dropout": rate, "attn_dropout": -1.0})
         return tokenizer, config, weights
     tokenizer = make_tokenizer(run_dir, recipe)
     config = recipe.model

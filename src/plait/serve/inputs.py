@@ -106,14 +106,8 @@ def _whole_characters(text: str, where: str) -> str:
 
 
 def _content(content: Any, where: str) -> str:
-    if isinstance(content, str):
-        return _whole_characters(content, where)
     if not isinstance(content, list):
-        raise ApiError(
-            f"{where} must be text or a list of text parts, not {_json_name(content)}",
-            param=where,
-            code="invalid_type",
-        )
+        return _text(content, where, "text or a list of text parts")
     texts = []
     for number, part in enumerate(content):
         if not (isinstance(part, dict) and part.keys() == {"type", "text"} and part["type"] == "text"):
@@ -122,8 +116,14 @@ def _content(content: Any, where: str) -> str:
                 param=f"{where}[{number}]",
                 code="unsupported_content",
             )
-        texts.append(_content(part["text"], f"{where}[{number}].text"))
+        texts.append(_text(part["text"], f"{where}[{number}].text"))
     return "".join(texts)
+
+
+def _text(value: Any, where: str, kind: str = "text") -> str:
+    if not isinstance(value, str):
+        raise ApiError(f"{where} must be {kind}, not {_json_name(value)}", param=where, code="invalid_type")
+    return _whole_characters(value, where)
 
 
 def _token_ids(value: Any) -> bool:

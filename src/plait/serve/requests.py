@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from plait.errors import did_you_mean
+from plait.infer.params import SamplingParams
 from plait.serve.problems import ApiError
 
 # Fields accepted only at these values (null always means absent).
@@ -71,7 +72,7 @@ class Asked(BaseModel):
     stream_options: StreamOptions = StreamOptions()
     n: int = Field(1, ge=1, le=128)
     temperature: float = Field(1.0, ge=0, le=2)
-    top_p: float = Field(1.0, gt=0, le=1)
+    top_p: float = Field(1.0, ge=0, le=1)
     top_k: int = Field(0, ge=-1)
     min_p: float = Field(0.0, ge=0, le=1)
     presence_penalty: float = Field(0.0, ge=-2, le=2)
@@ -84,20 +85,9 @@ class Asked(BaseModel):
 
     def shared(self) -> dict[str, Any]:
         """The fields that go to `SamplingParams` unchanged or nearly so."""
-        return {
-            "n": self.n,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": max(self.top_k, 0),
-            "min_p": self.min_p,
-            "presence_penalty": self.presence_penalty,
-            "frequency_penalty": self.frequency_penalty,
-            "repetition_penalty": self.repetition_penalty,
-            "seed": self.seed,
-            "stop": tuple(self.stop),
-            "logit_bias": {int(token): bias for token, bias in self.logit_bias.items()},
-            "ignore_eos": self.ignore_eos,
-        }
+        fields = self.model_dump(include=set(SamplingParams.model_fields) - {"max_tokens", "logprobs"})
+        bias = {int(token): value for token, value in self.logit_bias.items()}
+        return fields | {"top_k": max(self.top_k, 0), "stop": tuple(self.stop), "logit_bias": bias}
 
 
 class ChatAsked(Asked):
@@ -175,7 +165,7 @@ def _check_pairs(asked: Asked) -> None:
                 code="invalid_value",
             )
     for token in asked.logit_bias:
-        if not (token.isascii() and token.isdigit()):
+        if not (token.isascii() and token.isdigit() and len(token) < 12):
             raise ApiError(
                 f"logit_bias: {token!r} is not a token id", param="logit_bias", code="invalid_value"
             )

@@ -63,8 +63,6 @@ def _checked(message: Any, number: int) -> Message:
     role = message["role"]
     if role not in ROLES:
         raise InputError(f"message {number} has the role {role!r}; a role is system, user or assistant")
-    if role == "system" and number > 1:
-        raise InputError(f"message {number} has the role 'system', which only the first message may have")
     return {"role": role, "content": _text_of(message.get("content"), number)}
 
 

@@ -19,7 +19,7 @@ def update_ema(average: Weights, weights: Weights, decay: float, step: int) -> N
 
 
 def mean_of(all_weights: Iterable[Weights]) -> Weights:
-    """The mean of several sets of weights, summed in float64, in the first set's dtypes."""
+    """The mean of several sets of weights, summed in float64 on the CPU, in the first set's dtypes."""
     total: Weights = {}
     dtypes: dict[str, torch.dtype] = {}
     count = 0
@@ -27,5 +27,6 @@ def mean_of(all_weights: Iterable[Weights]) -> Weights:
         count += 1
         for name, tensor in weights.items():
             dtypes.setdefault(name, tensor.dtype)
-            total[name] = total[name] + tensor.double() if name in total else tensor.double()
+            wide = tensor.cpu().double()
+            total[name] = total[name] + wide if name in total else wide
     return {name: (tensor / count).to(dtypes[name]) for name, tensor in total.items()}

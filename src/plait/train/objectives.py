@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from torch import Tensor, nn
 
 from plait.data.batch import Batch
 from plait.nn.loss import LossSum, cross_entropy
+from plait.parallel.placed import Objective
 from plait.train.config import TrainConfig
-
-Objective = Callable[[Tensor, nn.Module, Batch], LossSum]
 
 
 def next_token(

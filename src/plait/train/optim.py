@@ -37,9 +37,7 @@ class Muon(torch.optim.Optimizer):
                 buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                to, from_ = parameter.shape[
-                    -2:
-                ]  # a linear layer's weight is [out, in], a stack [experts, in, out]
+                to, from_ = parameter.shape[-2:]  # of a linear layer; a stack is [experts, in, out]
                 if parameter.ndim > 2:
                     to, from_ = from_, to
                 scale = max(1.0, to / from_) ** 0.5
@@ -99,11 +97,6 @@ class Optimizer:
         ]
         return [group for group in groups if group["params"]]
 
-    @property
-    def stateless(self) -> bool:
-        """Whether steps leave nothing behind: SGD without momentum."""
-        return self.config.optimizer == "sgd" and not self.config.momentum
-
     def step(self, share: float) -> None:
         """Update at `share` of the peak learning rate and clear the gradients."""
         for part in self.parts:
@@ -132,14 +125,16 @@ class Optimizer:
     def load_state_dict(self, state: State) -> None:
         """Take over saved state; names and shapes must match.
 
+        No state at all is what is left before the first update.
+
         Raises:
             ValueError: when a parameter's state is missing or of another shape.
         """
+        if not state:
+            return
         owner = {id(p): part for part in self.parts for group in part.param_groups for p in group["params"]}
         for name, parameter in self.names.items():
             if name not in state:
-                if self.stateless:
-                    continue
                 raise ValueError(f"optimizer state of {name!r} is missing")
             slots = {key: value.to(parameter.device).clone() for key, value in state[name].items()}
             for key, value in slots.items():
