@@ -9,7 +9,7 @@ import torch
 
 import plait
 from plait.config import build, dump_yaml, merge
-from plait.errors import BusyError, ConfigError
+from plait.errors import BusyError, ConfigError, PlaitError
 
 TEXT = "".join(f"Line {n}: the quick brown fox jumps over the lazy dog.\n" for n in range(60))
 
@@ -164,3 +164,50 @@ def test_generate_and_score_open_a_run(values):
     scored = plait.score(values["out"], "the")
     assert scored.total < 0
     assert [token.text for token in scored.tokens] == ["t", "h", "e"]
+
+
+def test_a_pause_changes_neither_patience_nor_averages(values):
+    changes = {"train.steps": 12, "train.patience": 2, "train.lr": 1e-9, "train.average_last": 2}
+    changes |= {"train.eval_every": 4, "train.save_every": 3}
+    whole = list(plait.train(values, out=values["out"] + "-whole", **changes))
+    list(plait.train(values, **changes, **{"train.stop_after": 5}))
+    rest = list(plait.train(values, resume=True, **changes))
+    assert rest[-1].number == whole[-1].number
+    averages = [
+        plait.load(f"{run}:average")[0].state_dict() for run in (values["out"], values["out"] + "-whole")
+    ]
+    assert all(torch.equal(averages[0][name], averages[1][name]) for name in averages[0])
+
+
+def test_validation_measures_the_same_rows_from_the_first_to_the_last(values):
+    frozen = {"train.lr": 1e-12, "train.eval_every": 2, "train.eval_rows": 2, "train.weight_decay": 0}
+    measured = [step.val_loss for step in plait.train(values, **frozen) if step.val_loss is not None]
+    assert measured == pytest.approx([measured[0]] * 3, abs=1e-6)
+
+
+def test_what_ends_a_run_is_told_and_not_that_there_is_no_report(values, monkeypatch, capsys):
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("plait.parallel.placed.Placed.forward_backward", no_memory)
+    with pytest.raises(PlaitError, match=r"out of memory at step 1; lower train.micro_batch \(2 now\)"):
+        list(plait.train(values))
+    assert "no report is written" in capsys.readouterr().err
+
+
+def test_how_a_run_is_computed_may_change_on_the_way(values, capsys):
+    before = losses(plait.train(values, out=values["out"] + "-whole", **{"train.batch_size": 4}))
+    list(plait.train(values, **{"train.batch_size": 4, "train.stop_after": 4}))
+    after = losses(plait.train(values, resume=True, **{"train.batch_size": 4, "train.micro_batch": 1}))
+    assert (
+        "train.micro_batch was 4: from here on the run may differ in the last bits" in capsys.readouterr().err
+    )
+    assert after == pytest.approx(before[4:], rel=1e-4)
+
+
+def test_without_a_length_an_answer_ends_with_the_context(values):
+    list(plait.train(values))
+    (done,) = plait.generate(values["out"], "Line 1")
+    assert done.prompt_tokens + len(done.tokens) <= 16
+    with pytest.raises(PlaitError, match="more than the model's context of 16"):
+        plait.generate(values["out"], "Line 1", max_tokens=99)

@@ -50,6 +50,14 @@ def test_remeasure_ignores_and_replaces_the_cache(cache, monkeypatch):
     assert measure(device="cpu").name == "second"
 
 
+def test_a_compiler_that_came_later_is_seen(cache, monkeypatch):
+    monkeypatch.setattr(device, "_measure", lambda *_: machine(compiler=False, compiler_reason="none"))
+    measure(device="cpu", remeasure=True)
+    monkeypatch.setattr("plait.hardware.compiler", lambda kind: (True, "clang++ is installed"))
+    found = measure(device="cpu")
+    assert (found.compiler, found.compiler_reason) == (True, "clang++ is installed")
+
+
 @pytest.mark.parametrize("damage", [b"", b"{", b"\xff\xfe", b'{"kind": "cpu"}'])
 def test_a_damaged_cache_is_measured_again(cache, monkeypatch, damage):
     monkeypatch.setattr(device, "_measure", lambda *_: machine())

@@ -78,3 +78,22 @@ def test_removing_leaves_nothing(tmp_path):
     (tmp_path / "a").mkdir()
     files.remove(tmp_path / "a")
     assert names(tmp_path) == []
+
+
+def test_a_directory_moved_aside_by_a_killed_process_comes_back(tmp_path):
+    (tmp_path / ".old-step-000001-99-ab12").mkdir()
+    (tmp_path / ".old-step-000001-99-ab12" / "x").touch()
+    (tmp_path / ".gone-step-000002-99-ab12").mkdir()
+    (tmp_path / ".tmp-step-000003-99-ab12").mkdir()
+    files.sweep(tmp_path)
+    assert (names(tmp_path), names(tmp_path / "step-000001")) == (["step-000001"], ["x"])
+    (tmp_path / ".old-step-000001-99-ab12").mkdir()  # and goes where the new one is there
+    files.sweep(tmp_path)
+    assert names(tmp_path / "step-000001") == ["x"]
+    assert names(tmp_path) == ["step-000001"]
+
+
+def test_errors_name_what_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        files.write_text(tmp_path / "nowhere" / "target", "x")
+    assert error.value.filename == str(tmp_path / "nowhere" / "target")

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from plait.checkpoint import run
+from plait.checkpoint.directory import load
 from plait.checkpoint.resolve import best, newest, step_directories
 from plait.checkpoint.run import disk_use, load_checkpoint, lock, prune, save_checkpoint
 from plait.errors import BusyError, ModelError, TrainingError
@@ -139,6 +140,19 @@ def test_a_damaged_file_is_named_with_the_last_good_checkpoint(how, name, tmp_pa
         load_checkpoint(third)
     assert re.match(f"{re.escape(str(third / name))} {problem}", str(caught.value))
     assert f"the last good checkpoint is {first}: delete {third} to go on from there" in str(caught.value)
+
+
+def test_damaged_averages_are_named_and_nothing_else_is(tmp_path):
+    where = save_one(tmp_path, 1, average=parts()["weights"])
+    damage_byte(where / "average" / "model.safetensors")
+    with pytest.raises(ModelError, match=r"average/model\.safetensors is damaged"):
+        load(f"{tmp_path}:average")
+    load(tmp_path)
+
+
+def test_what_prune_is_asked_to_keep_it_keeps(tmp_path):
+    saved = [save_one(tmp_path, step) for step in (1, 2, 3)]
+    assert prune(tmp_path, 1, also=saved[:1]) == [saved[1]]
 
 
 def test_a_damaged_state_is_named_and_the_run_goes_on_without_it(tmp_path):

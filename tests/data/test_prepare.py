@@ -132,6 +132,12 @@ def test_conversations_learn_the_assistant_only(tmp_path, tokenizer):
             ConfigError,
             "'text' has 6 tokens to train on, fewer than model.context=16.*6",
         ),
+        (
+            "short",
+            {"validation": 0.9},
+            ConfigError,
+            "'text' has .* tokens to train on, fewer than model.context=16",
+        ),
         ("one document", {"split": "document"}, ConfigError, "leaves nothing to train on in 'text'"),
         (None, {}, InputError, "does not exist"),
     ],

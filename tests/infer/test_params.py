@@ -18,7 +18,7 @@ from plait.infer.params import SamplingParams, recommended
     [
         ("temperature", -0.1, "temperature=-0.1 is not valid: input should be greater than or equal to 0"),
         ("temperature", float("nan"), "temperature=nan is not valid"),
-        ("top_p", 0, "top_p=0 is not valid: input should be greater than 0"),
+        ("top_p", -0.1, "top_p=-0.1 is not valid: input should be greater than or equal to 0"),
         ("top_p", 1.5, "top_p=1.5 is not valid: input should be less than or equal to 1"),
         ("top_k", -1, "top_k=-1 is not valid"),
         ("min_p", 2, "min_p=2 is not valid"),

@@ -57,3 +57,15 @@ def test_impossible_sizes_say_what_would_be_possible(fields, message):
         model(**fields)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("heads", [8, "8", 8.0])
+def test_numbers_are_derived_however_a_whole_number_is_written(heads):
+    assert ModelConfig(width=512.0, heads=heads) == ModelConfig(width=512, heads=8)
+    assert ModelConfig(heads=heads, kv_heads="0", head_dim="0", ffn="0") == ModelConfig(heads=8)
+
+
+@pytest.mark.parametrize("heads", ["many", 2.5, None, float("nan"), float("inf"), [8]])
+def test_what_is_no_whole_number_is_refused_by_name(heads):
+    with pytest.raises(ConfigError, match=r"^recipe: heads=.* is not valid: input should be a (valid|finite)"):
+        build(ModelConfig, {"heads": heads})

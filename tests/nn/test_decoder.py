@@ -1,6 +1,8 @@
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from plait.infer.cache import KVCache
 from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder, initialize, parameter_count
 from plait.nn.norm import LayerNorm, RMSNorm
@@ -179,3 +181,29 @@ def test_autocast_to_bfloat16_trains_with_dropout(form):
         loss = model(rows).float().square().mean()
     loss.backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
+
+
+class _NoFloat64(TorchDispatchMode):
+    """Apple's GPUs have no float64; the meta device stands in for one."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == "meta":
+                assert tensor.dtype != torch.float64, func
+        return out
+
+
+@pytest.mark.parametrize("position", ["rope", "alibi", "t5", "learned", "sinusoidal"])
+def test_no_float64_reaches_the_device(position):
+    model = Decoder(ModelConfig(vocab=31, width=16, heads=4, layers=2, context=24, position=position)).to(
+        "meta"
+    )
+    with _NoFloat64():
+        assert model(torch.zeros(2, 10, dtype=torch.long, device="meta")).shape == (2, 10, 31)
+
+
+def test_a_cache_needs_positions():
+    model = Decoder(ModelConfig(vocab=31, width=16, heads=4, layers=2, context=24))
+    with pytest.raises(ValueError, match="with a cache positions are needed"):
+        model(torch.zeros(1, 2, dtype=torch.long), cache=KVCache(1))

@@ -19,6 +19,13 @@ def test_it_drops_at_its_rate_and_keeps_the_mean(rate):
     assert out.mean().item() == pytest.approx(1, abs=0.01)
 
 
+@pytest.mark.parametrize("rate", [0.0001, 0.9999])
+def test_rates_near_the_ends_still_drop_some_and_keep_some(rate):
+    torch.manual_seed(0)
+    kept = (dropout(torch.ones(400, 500), rate) != 0).float().mean().item()
+    assert 0 < kept < 1
+
+
 def test_masks_follow_torchs_generator():
     x = torch.ones(64, 65)
     torch.manual_seed(1)

@@ -84,6 +84,7 @@ def test_null_means_absent():
         (ChatAsked, {"stop": ["\ud800"]}, "stop[0]", "stop[0] must be a valid string"),
         (ChatAsked, {"seed": 2**63}, "seed", "seed must be less than"),
         (ChatAsked, {"logit_bias": {"x": 1}}, "logit_bias", "logit_bias: 'x' is not a token id"),
+        (ChatAsked, {"logit_bias": {"9" * 5000: 1}}, "logit_bias", "is not a token id"),
         (ChatAsked, {"logit_bias": {"1": 101}}, "logit_bias.1", "less than or equal to 100"),
         (ChatAsked, {"top_logprobs": 2}, "top_logprobs", "top_logprobs needs logprobs: true"),
         (ChatAsked, {"max_tokens": 1, "max_completion_tokens": 2}, "max_tokens", "mean the same and differ"),

@@ -97,6 +97,12 @@ def test_state_that_is_missing_or_of_another_shape_is_refused():
         optim.load_state_dict(state)
 
 
+def test_before_the_first_update_there_is_no_state_to_restore():
+    optim = Optimizer(layer().named_parameters(), config())
+    optim.load_state_dict(optim.state_dict())
+    assert optim.state_dict() == {}
+
+
 def test_a_skipped_step_changes_nothing_and_clears_the_gradient():
     module = layer()
     optim = Optimizer(module.named_parameters(), config())
