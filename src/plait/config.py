@@ -19,7 +19,7 @@ PAIRS = "give it `key: value` pairs"
 class Config(BaseModel):
     """Frozen, keyword-only, unknown keys refused: the base of every configuration type."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class _Loader(yaml.SafeLoader):
@@ -107,7 +107,8 @@ def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
             value = words.pop(0)
         if not all(key.split(".")):
             raise ConfigError(f"override {word!r} names no key; write key=value, for example train.lr=3e-4")
-        result = merge(result, nested(key, parse_yaml(value, f"override {key}")))
+        parsed = value if value == "-" else parse_yaml(value, f"override {key}")  # standard input, not a list
+        result = merge(result, nested(key, parsed))
     return result
 
 

@@ -67,5 +67,7 @@ def test_numbers_are_derived_however_a_whole_number_is_written(heads):
 
 @pytest.mark.parametrize("heads", ["many", 2.5, None, float("nan"), float("inf"), [8]])
 def test_what_is_no_whole_number_is_refused_by_name(heads):
-    with pytest.raises(ConfigError, match=r"^recipe: heads=.* is not valid: input should be a (valid|finite)"):
+    with pytest.raises(
+        ConfigError, match=r"^recipe: heads=.* is not valid: input should be a (valid|finite)"
+    ):
         build(ModelConfig, {"heads": heads})

@@ -60,7 +60,9 @@ def test_a_file_of_prompts_becomes_a_file_of_completions(tiny_model, prompts, tm
     assert made[0]["id"] == "mine"
     assert made[1]["id"] == f"{prompts}#2"
     assert made[2]["prompt"] == "床前"
-    assert {row["made_with"] for row in made} == {"model:tiny-bytes|greedy|max_tokens:5|ignore_eos:True"}
+    assert {row["made_with"] for row in made} == {
+        "model:tiny-bytes|dtype:float32|greedy|max_tokens:5|ignore_eos:True"
+    }
 
 
 @pytest.mark.parametrize("n", [1, 2])

@@ -67,7 +67,6 @@ def test_documents_dropped_and_report(corpus, tmp_path, capsys):
     assert result["dropped"]["too_short"]["examples"] == [{"id": f"{name}#5", "text": "短"}]
     shown = capsys.readouterr().err
     assert "dropped: near_duplicate" in shown
-    assert "train on it with data.text=" in shown
 
 
 def test_the_result_is_an_input(corpus, tmp_path):

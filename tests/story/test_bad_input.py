@@ -229,3 +229,108 @@ def test_where_nothing_may_be_written(plait, files):
         message = plait.refuses(*words, cwd=files)
         assert target in message
         assert os.strerror(errno.ENOENT).lower() in message
+
+
+def test_nobody_s_folder_is_taken_for_a_run(plait, files):
+    (files / "data").mkdir()
+    (files / "data" / "text").write_text("mine", encoding="utf-8")
+    words = ["train", "tiny", "data.text=plain.txt", "tokenizer.vocab_size=300", "train.steps=1"]
+    message = plait.refuses(*words, "out=.", cwd=files)
+    assert message.startswith(". holds something else (")
+    assert message.endswith("); set `out` to a new directory")
+    plait.works("prepare", "plain.txt", "--max-repetition", "1", "--out", "run/raw", cwd=files)
+    assert "run holds something else (raw)" in plait.refuses(*words, "out=run", cwd=files)
+    (files / "run" / ".lock").touch()  # as an attempt that failed leaves it
+    inside = plait.refuses(*words[:2], "data.text=run/raw", *words[3:], "out=run", cwd=files)
+    assert inside.endswith("lies in out=run; set `out` to another directory")
+    assert (files / "data" / "text").read_text(encoding="utf-8") == "mine"
+    assert (files / "run" / "raw" / "documents.jsonl").is_file()
+
+
+def test_nothing_but_results_is_written_over(plait, model, tmp_path):
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Line"}\n', encoding="utf-8")
+    precious = tmp_path / "precious.json"
+    precious.write_text('{"my": "precious"}', encoding="utf-8")
+    words = ["generate", model, "--input", tmp_path / "prompts.jsonl", "--max-tokens", "2"]
+    assert "precious.json:1 is not a line that plait wrote" in plait.refuses(*words, "--output", precious)
+    scoring = ["evaluate", model, "--data", tmp_path / "input.txt", "--out"]
+    assert "holds no scores; name another --out" in plait.refuses(*scoring, precious)
+    assert "holds no scores; name another --out" in plait.refuses(*scoring, tmp_path / "input.txt")
+    assert precious.read_text(encoding="utf-8") == '{"my": "precious"}'
+    plait.works(*scoring, tmp_path / "scores.json")
+    plait.works(*scoring, tmp_path / "scores.json")
+
+
+def test_answers_of_two_checkpoints_are_not_mixed(plait, recipe, tmp_path):
+    path, run = recipe(train={"steps": 8}), tmp_path / "run"
+    plait.works("train", path, "train.stop_after=4")
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Line"}\n', encoding="utf-8")
+    words = ["generate", run, "--input", tmp_path / "prompts.jsonl", "--output", tmp_path / "answers.jsonl"]
+    plait.works(*words)
+    plait.works(*words)
+    plait.works("train", path, "--resume")
+    assert "was made with model:run/step-000004|" in plait.refuses(*words)
+
+
+def test_a_sample_that_does_not_fit_is_told_at_once(plait, recipe, rows, tmp_path):
+    message = plait.refuses("train", recipe(train={"samples": ["Line 1: the quick brown fox"]}))
+    assert message.startswith("train.samples: 'Line 1: the quick brown fox': prompt (27 tokens)")
+    assert rows(tmp_path / "run") == []
+
+
+def test_a_first_step_that_failed_can_be_mended(plait, recipe, rows, tmp_path):
+    path = recipe(train={"steps": 3})
+    plait.refuses("train", path, "train.lr=1e30", "train.clip=0", "train.save_every=9", "train.warmup=0")
+    again = plait("train", path, "--resume")
+    assert "as no step was saved, the run begins anew" in again.stderr
+    assert [row["step"] for row in rows(tmp_path / "run")] == [1, 2, 3]
+
+
+def test_a_run_without_a_checkpoint_is_called_one(plait, recipe, rows, tmp_path, wait_until):
+    running = plait.start("train", recipe(train={"save_every": 30}))
+    wait_until(lambda: rows(tmp_path / "run"), "the first step")
+    running.kill()
+    running.wait()
+    assert "holds no complete checkpoint yet" in plait.refuses("generate", tmp_path / "run", "Line")
+
+
+def test_a_wrong_path_does_not_claim_the_directory(plait, files):
+    words = ["quickstart", "--out", "quick", "--no-serve", "--minutes", "0.001", "--text"]
+    assert "'nothere' does not exist" in plait.refuses(*words, "nothere", cwd=files)
+    assert "too few to teach a chat; give more text" in plait.refuses(*words, "short.txt", cwd=files)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["quickstart", "my-folder"], "unexpected 'my-folder'; did you mean --text my-folder?"),
+        (["evaluate", "m", "x.txt"], "unexpected 'x.txt'; did you mean --data x.txt?"),
+        (["generate", "m", "- item"], "a text that begins with '-' goes to the end, after --"),
+        (["train", "tiny", "--resum"], "unknown option '--resum'; did you mean '--resume'?"),
+        (["train", "tiny", "train.lr=.inf"], "train.lr=inf is not valid: input should be a finite number"),
+        (["train", "tiny", "train.betas=[2,3]"], "is not valid: input should be less than 1"),
+        (["quickstart", "--minutes", "nan"], "minutes=nan must be more than 0, and finite"),
+        (["serve", "m", "--queue", "-1"], "--queue=-1 must be at least 0"),
+        (["score", "m", "x", "--top", "-1"], "--top=-1 must be at least 0"),
+        (
+            ["prepare", "plain.txt", "--out", "o", "--languages", "zh, english"],
+            "'english' is not a language code",
+        ),
+        (["tokenizer", "--merges", "m", "--kind", "char", "--out", "o"], "--merges brings its own sizes"),
+    ],
+)
+def test_words_that_are_out_of_place(words, message, plait, files):
+    assert message in plait.refuses(*words, cwd=files)
+
+
+def test_a_full_standard_output_is_said(plait):
+    assert plait.refuses("config", "list", stdout=Path("/dev/full")).startswith(
+        "standard output: no space left"
+    )
+
+
+@pytest.mark.parametrize("device", ["auto", "cuda"])
+def test_a_device_is_one_that_is_there(device, plait, model):
+    answer = plait("generate", model, "Line", "--device", device, "--max-tokens", "2")
+    if answer.code:
+        assert answer.refusal.startswith("device='cuda' is not available: ")

@@ -140,3 +140,23 @@ def test_a_file_of_prompts_becomes_a_file_of_answers_resumably(poems, plait):
     (poems / "part.jsonl").write_text(cut, encoding="utf-8")
     plait.works(*words, "--output", "part.jsonl", cwd=poems)
     assert (poems / "part.jsonl").read_text(encoding="utf-8") == whole
+
+
+def test_standard_input_is_a_minus(poems, plait):
+    text = "春眠不觉晓，处处闻啼鸟。\n"
+    plait.works("prepare", "-", "--out", "one", cwd=poems, stdin=text)
+    assert rows_of(poems / "one" / "documents.jsonl")[0]["text"] == text.strip()
+    plait.works("tokenizer", "-", "--kind", "char", "--out", "tok", cwd=poems, stdin=text)
+    assert len(plait.works("tokenize", "tok", "-", cwd=poems, stdin=text).split()) >= len(text.strip())
+    scored = plait.works("evaluate", "run", "--data", "-", "--json", cwd=poems, stdin=text)
+    assert json.loads(scored)["results"][0]["counts"]["bytes"] == len(text.encode())
+    asked = plait.works("generate", "run", "--input", "-", "--max-tokens", "3", cwd=poems, stdin="春\n秋\n")
+    assert [json.loads(line)["prompt"] for line in asked.splitlines()] == ["春", "秋"]
+    small = [
+        "tokenizer.kind=char",
+        "model.context=8",
+        "train.steps=1",
+        "data.validation=0",
+        "train.epochs=null",
+    ]
+    plait.works("train", "tang-poems", "data.text=-", "out=piped", *small, cwd=poems, stdin=text * 9)

@@ -23,13 +23,13 @@ def resolve(model: str | Path) -> Path:
     Raises:
         ModelError: where there is no such thing, with the closest name beside it.
     """
-    path, choice = _split(str(model))
+    path, choice = _split(str(Path(model).expanduser()))
     if not path.is_dir():
         if path.is_file():
             raise ModelError(f"{path} is a file; give the model directory it lies in")
         beside = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
         raise ModelError(f"model {str(path)!r} does not exist{did_you_mean(path.name, beside)}")
-    if (path / CHECKPOINTS).is_dir():
+    if (path / CHECKPOINTS).is_dir() or (path / "recipe.yaml").is_file():
         found = best(path) if choice == "best" else newest(path)
         if found is None and choice == "best" and newest(path) is not None:
             raise ModelError(f"{path}: no checkpoint has a val_loss yet; set train.eval_every")

@@ -33,6 +33,7 @@ from plait.errors import BusyError, ModelError, PlaitError
 from plait.nn.config import ModelConfig
 from plait.text.tokenizer import Tokenizer
 
+LOCK = ".lock"  # in every run directory, from the first attempt on
 Tensors = dict[str, Tensor]
 
 
@@ -232,7 +233,7 @@ def lock(run_dir: str | Path) -> Iterator[None]:
     except ModuleNotFoundError:
         raise PlaitError("runs need the file locks of Linux or macOS; on Windows use WSL") from None
 
-    path = Path(run_dir, ".lock")
+    path = Path(run_dir, LOCK)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from plait.cli.app import app
 from plait.cli.models import chat, evaluate, generate, score, serve
@@ -15,6 +16,7 @@ from plait.cli.training import quickstart, train
 from plait.errors import PlaitError
 from plait.log import console
 
+STDIN = "/dev/stdin"
 for verb in (
     quickstart, prepare, tokenizer, tokenize, train, evaluate, score, generate, chat, serve, config, device,
 ):  # fmt: skip
@@ -25,7 +27,7 @@ def main(words: list[str] | None = None) -> None:
     """Run the command line; user errors are one line and exit code 2, Ctrl-C is 130, SIGTERM 143."""
     words = sys.argv[1:] if words is None else words
     debug = "--debug" in words
-    words = [word for word in words if word != "--debug"]
+    words = _with_stdin([word for word in words if word != "--debug"])
     try:
         app(words, exit_on_error=False, print_error=False)
     except PlaitError as error:
@@ -35,16 +37,42 @@ def main(words: list[str] | None = None) -> None:
     except CycloptsError as error:
         if debug:
             raise
-        fail(" ".join(str(error).split()).rstrip(".") + "; see --help", 2)
+        fail(_usage(words, error), 2)
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:  # a path that may not be read or written
+        if error.errno == errno.ENOSPC and error.filename is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            fail("standard output: no space left on the device", 2)
         if debug or error.filename is None:
             raise
         fail(f"{error.filename}: {(error.strerror or 'cannot be used').lower()}", 2)
+
+
+def _with_stdin(words: list[str]) -> list[str]:
+    """`-` where a file is expected, which would look like an option, under its name in the file system."""
+    verb = words[0] if words else ""
+    files = verb in ("prepare", "tokenizer", "tokenize", "evaluate")
+    return [
+        STDIN if word == "-" and (files or before == "--input") else word
+        for before, word in zip(["", *words], words)
+    ]
+
+
+def _usage(words: list[str], error: CycloptsError) -> str:
+    """What is wrong with the words of a command, in one line."""
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        flag = {"quickstart": "--text", "evaluate": "--data"}.get(words[0])
+        hint = f"; did you mean {flag} {error.unused_tokens[0]}?" if flag else "; see --help"
+        return f"unexpected {error.unused_tokens[0]!r}{hint}"
+    message = " ".join(str(error).split()).rstrip(".")
+    spaced = next((word for word in words if word.startswith("-") and " " in word and "=" not in word), None)
+    if isinstance(error, UnknownOptionError) and spaced:
+        return f"{message}; a text that begins with '-' goes to the end, after --"
+    return f"{message}; see --help"
 
 
 def fail(message: str, code: int) -> None:

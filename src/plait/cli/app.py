@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, Group, Parameter
 
 import plait
+from plait.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 
@@ -32,7 +33,7 @@ class Where:
 
     Args:
         device: Where the model runs.
-        dtype: float32, bfloat16 or float64; default as stored.
+        dtype: Number type; default as stored.
     """
 
     device: Device = "cpu"
@@ -76,6 +77,16 @@ class Sampling:
 def given(**values: Any) -> dict[str, Any]:
     """Only what was given."""
     return {key: value for key, value in values.items() if value is not None}
+
+
+def fields_of(words: list[str] | None) -> dict[str, str | int] | None:
+    """`["text=body"]` → `{"text": "body"}`; numbers name columns of headerless tables."""
+    if not words:
+        return None
+    pairs = [word.partition("=") for word in words]
+    if bad := [name for name, equals, _ in pairs if not equals]:
+        raise ConfigError(f"--field {bad[0]!r} has no column; write for example --field text=body")
+    return {name: int(column) if column.isdigit() else column for name, _, column in pairs}
 
 
 Words = Annotated[str, Parameter(allow_leading_hyphen=True)]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from plait.cli.app import Sampling, Where
+from plait.cli.app import Sampling, Where, fields_of
 
 
 def evaluate(
@@ -21,6 +21,7 @@ def evaluate(
     stride: int | None = None,
     batch: int = 8,
     format: str = "auto",
+    field: Annotated[list[str] | None, Parameter(name="--field")] = None,
     where: Where = Where(),
     json: bool = False,
 ) -> None:
@@ -40,13 +41,14 @@ def evaluate(
         stride: Tokens scored per window; the rest of the window is history.
         batch: Windows at a time; changes no score.
         format: How to read the data.
+        field: Rename a column: text=body; a number for a headerless table.
         json: Print what scores.json holds.
     """
     from plait.recipes.evaluate import evaluate as run
 
     run(
         model, task=task, data=data or [], limit=limit, out=out, context=context, stride=stride,
-        batch=batch, format=format, **vars(where), as_json=json,
+        batch=batch, format=format, fields=fields_of(field), **vars(where), as_json=json,
     )  # fmt: skip
 
 

@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from plait.cli.app import given
+from plait.cli.app import fields_of, given
 from plait.errors import ConfigError
+from plait.log import say
 
 
 def prepare(
@@ -41,17 +42,20 @@ def prepare(
     Args:
         inputs: Files, folders, globs, "-" for standard input, or hf://owner/name.
         out: Directory to write documents.jsonl, dropped.jsonl and report.json to.
-        format: auto, document, lines, paragraphs, or a named reader.
+        format: auto (by extension), document, lines, paragraphs, scan, babi, dialog-babi, alpaca,
+            sharegpt, parallel or tsv.
         field: Rename a column: text=body; a number for a headerless table.
-        steps: Cleaning steps by name, comma separated.
-        languages: Keep only these, comma separated.
-        min_chars: Drop shorter documents.
+        steps: Cleaning steps, comma separated, of html, mojibake, unicode_nfc, unicode_nfkc, control, width,
+            urls, emails, punctuation, special, whitespace; default
+            mojibake,unicode_nfc,control,width,whitespace.
+        languages: Keep only these, comma separated codes such as zh,en.
+        min_chars: Drop shorter documents; default 5.
         max_chars: Drop longer documents.
-        max_symbols: Largest share of symbols.
-        max_repetition: Largest share of repeated text.
+        max_symbols: Largest share of symbols; default 0.4.
+        max_repetition: Largest share of repeated text; default 0.6.
         dedup: Which duplicates to remove.
         similarity: From which on near duplicates count as the same.
-        workers: Processes.
+        workers: Processes; default one a core.
         overwrite: Replace an earlier result of prepare.
     """
     from plait.config import build
@@ -65,9 +69,12 @@ def prepare(
         max_repetition=max_repetition,
         languages=languages and languages.split(","),
     )
-    settings = given(steps=steps and steps.split(","), fields=fields_of(field), workers=workers)
+    settings = given(
+        steps=steps and [step.strip() for step in steps.split(",")], fields=fields_of(field), workers=workers
+    )
     settings |= {"format": format, "dedup": dedup, "similarity": similarity, "overwrite": overwrite}
     run(inputs, out, build(PrepareConfig, settings | {"rules": rules}, source="prepare"))
+    say(f"wrote {out}; train on it with data.text={out}")
 
 
 def tokenizer(
@@ -76,8 +83,8 @@ def tokenizer(
     *,
     out: str,
     vocab_size: int | None = None,
-    kind: Literal["bpe", "unigram", "char", "byte"] = "bpe",
-    style: Literal["byte-level", "words"] = "byte-level",
+    kind: Literal["bpe", "unigram", "char", "byte"] | None = None,
+    style: Literal["byte-level", "words"] | None = None,
     num_merges: int | None = None,
     merges: str | None = None,
     format: str = "auto",
@@ -93,9 +100,9 @@ def tokenizer(
     Args:
         inputs: Files, folders, globs, "-" for standard input, or a directory written by prepare.
         out: Directory for the tokenizer; serves as the key tokenizer of a recipe.
-        vocab_size: Number of tokens, special tokens included.
-        kind: What the tokens are.
-        style: "words" splits at spaces and marks word ends, as subword-nmt does.
+        vocab_size: Number of tokens, special tokens included; default 8192 where kind leaves a choice.
+        kind: What the tokens are; default bpe.
+        style: Default byte-level; "words" splits at spaces and marks word ends, as subword-nmt does.
         num_merges: Merges to learn in the style "words".
         merges: A merges file in subword-nmt's format to use instead of learning.
         format: How to read the inputs.
@@ -108,8 +115,10 @@ def tokenizer(
     if not inputs and merges is None:
         raise ConfigError("give text to learn from, or published merges with --merges FILE")
     settings = None
+    chosen = given(kind=kind, vocab_size=vocab_size, style=style, merges=num_merges)
+    if merges is not None and chosen:
+        raise ConfigError(f"--merges brings its own sizes and style; leave out {', '.join(chosen)}")
     if merges is None:
-        chosen = given(kind=kind, vocab_size=vocab_size, style=style, merges=num_merges)
         settings = build(TokenizerConfig, chosen, source="tokenizer")
     train_tokenizer(inputs or [], out, settings, merges=merges, fields=fields_of(field), format=format)
 
@@ -130,13 +139,3 @@ def tokenize(directory: str, file: str | None = None, /, *, pieces: bool = False
     from plait.recipes.tokenizer import tokenize as run
 
     run(directory, file, pieces=pieces)
-
-
-def fields_of(words: list[str] | None) -> dict[str, str | int] | None:
-    """`["text=body"]` → `{"text": "body"}`; numbers name columns of headerless tables."""
-    if not words:
-        return None
-    pairs = [word.partition("=") for word in words]
-    if bad := [name for name, equals, _ in pairs if not equals]:
-        raise ConfigError(f"--field {bad[0]!r} has no column; write for example --field text=body")
-    return {name: int(column) if column.isdigit() else column for name, _, column in pairs}

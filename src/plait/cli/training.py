@@ -7,6 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from plait.cli.app import Words
+from plait.errors import ConfigError, did_you_mean
+
+FLAGS = ("--resume", "--dry-run", "--layout")
 
 
 def quickstart(
@@ -67,6 +70,9 @@ def train(
     """
     from plait.recipes.recipe import load_recipe
 
+    for word in overrides:
+        if word.startswith("--") and "." not in word and (hint := did_you_mean(word, FLAGS)):
+            raise ConfigError(f"unknown option {word!r}{hint}")
     words = list(overrides) + [f"layout.{part}" for part in (layout or "").split(",") if part]
     loaded = load_recipe(recipe, words)
     if dry_run:

@@ -135,8 +135,8 @@ def perplexity(
         ConfigError: sizes that cannot be.
         InputError: no document has a token to score.
     """
-    context = context or model.config.context
-    stride = stride or max(context // 2, 1)
+    context = model.config.context if context is None else context
+    stride = max(context // 2, 1) if stride is None else stride
     _check(context, stride, batch, model.config.context)
     sizes: list[int] = []
     windows: list[tuple[int, int, float]] = []  # document, tokens, nats

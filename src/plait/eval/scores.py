@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from plait.errors import InputError
 from plait.files import write_text
 
 CHUNK = 1 << 20
@@ -58,8 +59,26 @@ def scores_json(model: str, results: Sequence[Score]) -> str:
     return json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
+def check_replaceable(path: str | Path) -> None:
+    """Refuse to write scores over anything but scores.
+
+    Raises:
+        InputError: something else is there.
+    """
+    path = Path(path)
+    if not path.exists():
+        return
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = None
+    if not (isinstance(value, dict) and {"model", "results"} <= value.keys()):
+        raise InputError(f"{path} is there already and holds no scores; name another --out")
+
+
 def write_scores(path: str | Path, model: str, results: Sequence[Score]) -> None:
     """Write `scores.json` atomically; its folder is made if need be."""
+    check_replaceable(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, scores_json(model, results))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from plait.device import pick_device
 from plait.errors import ConfigError, ModelError, PromptError, did_you_mean
 from plait.infer.cache import KVCache
 from plait.infer.logprobs import head, log_probabilities, row_logprobs
@@ -36,6 +37,7 @@ class Engine:
 
     Attributes:
         name: the last part of the path; "model" for a `Decoder`.
+        version: the name with the checkpoint of a run that was opened.
         context: positions the model has: prompt and answer share them.
         recommended: how the model's directory wants tokens chosen, as fields of `SamplingParams`; only what
             talks to people goes by it.
@@ -49,23 +51,28 @@ class Engine:
         device: str | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> None:
-        self.name = "model"
+        self.name = self.version = "model"
         self.recommended: dict[str, float] = {}
         if not isinstance(model, Decoder):
             from plait.checkpoint.directory import load
-            from plait.checkpoint.resolve import resolve
+            from plait.checkpoint.resolve import AVERAGE, resolve
 
             decoder, loaded = load(model)
-            self.recommended = recommended(resolve(model))
+            directory = resolve(model)
+            self.recommended = recommended(directory)
             path = Path(model) if Path(model).exists() else Path(str(model).rpartition(":")[0])
-            self.name = path.resolve().name
+            self.name = path.expanduser().resolve().name
+            steps = [part for part in directory.resolve().parts if part.startswith("step-")]
+            inside = [*steps[-1:], *([AVERAGE] if directory.name == AVERAGE else [])]
+            self.version = "/".join([self.name, *(part for part in inside if part != self.name)])
             tokenizer = tokenizer or loaded
             device = device or "cpu"
         else:
             decoder = model
         if tokenizer is None:
             raise ConfigError("an Engine on a Decoder needs its tokenizer: Engine(decoder, tokenizer)")
-        self.model = decoder.to(device=device, dtype=_dtype(dtype)).eval()
+        where = None if device is None else pick_device(device)
+        self.model = decoder.to(device=where, dtype=_dtype(dtype)).eval()
         self.tokenizer = tokenizer
         self.config = decoder.config
         self.context = decoder.config.context

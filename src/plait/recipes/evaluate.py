@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 from plait import __version__, log
 from plait.errors import ConfigError, InputError, did_you_mean
+from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature, write_scores
 from plait.text.document import Document
 
 TASKS = ("perplexity",)
@@ -24,6 +25,7 @@ def evaluate(
     stride: int | None = None,
     batch: int = 8,
     format: str = "auto",
+    fields: Mapping[str, str | int] | None = None,
     device: str = "cpu",
     dtype: str | None = None,
     as_json: bool = False,
@@ -37,6 +39,7 @@ def evaluate(
         limit: only the first documents.
         context, stride: window and step over long documents; None: the model's context, and half of it.
         batch: windows computed together; changes the speed, not the result.
+        format, fields: how to read the data, as in `plait.text.readers.read`.
         as_json: print the content of `scores.json` in place of a table.
 
     Returns:
@@ -55,9 +58,10 @@ def evaluate(
         raise InputError("there is nothing to score; name files of held-out text with --data")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit} must be at least 1 document")
-    documents = list(islice(_with_text(data, format), limit))
+    if out is not None:
+        check_replaceable(out)
+    documents = list(islice(_with_text(data, format, fields), limit))
 
-    from plait.eval.scores import scores_json, write_scores
     from plait.infer.engine import Engine
 
     engine = Engine(model, device=device, dtype=dtype)
@@ -72,10 +76,12 @@ def evaluate(
     return scores
 
 
-def _with_text(data: str | Path | Sequence[str | Path], format: str) -> Iterator[Document]:
+def _with_text(
+    data: str | Path | Sequence[str | Path], format: str, fields: Mapping[str, str | int] | None
+) -> Iterator[Document]:
     from plait.text.readers import read
 
-    for document in read(data, format=format):
+    for document in read(data, format=format, fields=fields):
         if not document.text:
             found = ", ".join(document.record) or "nothing"
             raise InputError(f"{document.id} holds {found}; perplexity needs running text (a field `text`)")
@@ -86,17 +92,16 @@ def _perplexity(engine, documents: list[Document], limit, context, stride, batch
     import torch
 
     from plait.eval.perplexity import encode_document, perplexity
-    from plait.eval.scores import Score, describe_data, signature
 
     encoded = [encode_document(engine.tokenizer, document.text) for document in documents]
     with log.progress("perplexity: tokens", sum(len(tokens) - 1 for tokens, _ in encoded)) as bar:
         result = perplexity(
             engine.model, encoded, context=context, stride=stride, batch=batch, advance=bar.advance
         )
-    context = context or engine.context
+    context = engine.context if context is None else context
     settings = signature(
         context=context,
-        stride=stride or max(context // 2, 1),
+        stride=max(context // 2, 1) if stride is None else stride,
         limit=limit or "none",
         ends="scored" if engine.tokenizer.eos_id is not None else "none",
         interval=f"95% over {result.units}",

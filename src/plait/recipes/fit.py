@@ -14,7 +14,7 @@ from plait.checkpoint.resolve import newest, read_state, step_directories, step_
 from plait.checkpoint.run import Checkpoint, disk_use, exact_weights, prune, save_checkpoint
 from plait.data.loader import Loader
 from plait.data.prepare import EncodedData
-from plait.errors import TrainingError
+from plait.errors import ConfigError, PromptError, TrainingError
 from plait.infer.engine import Engine
 from plait.infer.params import SamplingParams
 from plait.log import Progress, bytes_text, progress, say
@@ -226,15 +226,32 @@ def _evaluate(stage: Stage, row: dict[str, Any], bar: Progress) -> bool:
     return improved
 
 
+def check_samples(stage: Stage) -> None:
+    """Refuse prompts that leave no room for an answer, before training and not at its first evaluation.
+
+    Raises:
+        ConfigError: naming the prompt.
+    """
+    engine, params = _sampler(stage)
+    for prompt in stage.recipe.train.samples:
+        try:
+            engine.check(engine.encode(prompt), params)
+        except PromptError as error:
+            raise ConfigError(f"train.samples: {prompt[:40]!r}: {error}") from None
+
+
+def _sampler(stage: Stage) -> tuple[Engine, SamplingParams]:
+    engine = Engine(stage.placed.model.eval(), stage.tokenizer)
+    limit = max(1, min(stage.recipe.train.sample_tokens, engine.context // 2))
+    return engine, SamplingParams(max_tokens=limit, temperature=0.8, top_p=0.95, seed=0)
+
+
 def samples(stage: Stage) -> list[str]:
     """Continuations of `train.samples`, the same random numbers every time."""
     config = stage.recipe.train
     if not (config.samples and config.sample_tokens):
         return []
-    model = stage.placed.model
-    engine = Engine(model.eval(), stage.tokenizer)
-    limit = max(1, min(config.sample_tokens, engine.context // 2))
-    params = SamplingParams(max_tokens=limit, temperature=0.8, top_p=0.95, seed=0)
+    engine, params = _sampler(stage)
     return [
         prompt + done.text
         for prompt, done in zip(config.samples, engine.generate(list(config.samples), params))

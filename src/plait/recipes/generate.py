@@ -15,10 +15,12 @@ from plait.config import build
 from plait.errors import ConfigError, InputError, PlaitError
 from plait.infer.params import Completion, SamplingParams
 from plait.text.document import Document
+from plait.text.sources import STDIN
 
 if TYPE_CHECKING:
     from plait.infer.engine import Engine
 
+LINE_START = b'{"id": '  # of every line that is written
 MADE = ("completion", "finish_reason", "completion_tokens", "choice", "logprobs", "made_with")
 
 
@@ -82,7 +84,7 @@ def read_prompts(input: str | Path) -> Iterator[Document]:
     from plait.text.readers import read
     from plait.text.sources import RECORDS
 
-    if str(input) == "-":
+    if str(input) in ("-", STDIN):
         records = sys.stdin.buffer.peek(1)[:1] == b"{"  # type: ignore[attr-defined]
     else:
         name = Path(input).name.removesuffix(".gz").removesuffix(".zst")
@@ -124,7 +126,8 @@ def _file(
         except PlaitError as error:
             raise InputError(f"{document.id}: {error}") from None
     heads = [_head(document) for document in documents]
-    made_with = f"model:{engine.name}|{params.describe()}"
+    dtype = str(engine.dtype).removeprefix("torch.")
+    made_with = f"model:{engine.version}|dtype:{dtype}|{params.describe()}"
     done = 0 if output is None else _finished(Path(output), heads, params.n, made_with)
     if done:
         log.say(f"{output} holds {done:,} of {len(heads):,} prompts already")
@@ -183,6 +186,9 @@ def _finished(path: Path, heads: list[dict[str, Any]], n: int, made_with: str) -
     data = path.read_bytes()
     lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
     other = "; name another --output, or remove it to start again"
+    rest = data[data.rfind(b"\n") + 1 :]
+    if rest and not rest.startswith(LINE_START[: len(rest)]):
+        raise InputError(f"{path}:{len(lines) + 1} is not a line that plait wrote{other}")
     if len(lines) > len(heads) * n:
         raise InputError(f"{path} holds {len(lines):,} lines for {len(heads) * n:,} completions{other}")
     for number, line in enumerate(lines):

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 from plait.config import Config
 from plait.errors import BusyError, ConfigError, InputError
 from plait.files import new_directory
-from plait.log import progress, say
+from plait.log import progress
 from plait.text.clean import DEFAULT, ordered
 from plait.text.dedup import Duplicate, dedup
 from plait.text.document import Document
@@ -83,13 +83,15 @@ def prepare(
         report = tally.report()
         if not report["kept"]["documents"]:
             reasons = ", ".join(f"{name} {one['documents']}" for name, one in report["dropped"].items())
-            raise InputError(f"none of the {tally.read.documents} documents is kept ({reasons}); relax rules")
+            raise InputError(
+                f"none of the {tally.read.documents} documents is kept ({reasons}); "
+                "relax the rules, such as --min-chars"
+            )
         names = [str(one) for one in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
         report = {"inputs": names, "settings": config.model_dump(mode="json")} | report
         with _lines(folder / "report.json") as file:
             file.write(json.dumps(report, ensure_ascii=False, indent=2) + "\n")
     show(report, f"prepared {', '.join(names)}")
-    say(f"wrote {out}; train on it with data.text={out}")
     return report
 
 

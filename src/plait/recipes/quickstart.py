@@ -6,6 +6,7 @@ collect → clean → tokenizer → pretrain → tune on questions → scores �
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from plait import files
 from plait.config import build, merge, read_yaml
-from plait.errors import BusyError, ConfigError, need
-from plait.log import say
+from plait.errors import BusyError, ConfigError, InputError, need
+from plait.log import bytes_text, say
 from plait.recipes.recipe import Recipe, find_recipe
 from plait.text.lessons import Lesson, lessons_from_reference, lessons_from_text
 
@@ -52,13 +53,13 @@ def quickstart(
         ConfigError: a run directory made with other arguments.
         BusyError: the port is in use, told before training.
     """
-    if minutes <= 0:
-        raise ConfigError(f"minutes={minutes:g} must be more than 0")
+    if not 0 < minutes < math.inf:
+        raise ConfigError(f"minutes={minutes:g} must be more than 0, and finite")
     for module in NEEDED if serve else NEEDED[:1]:
         need(module, "quickstart")
     if serve:
         _check_port(port)
-    run_dir = Path(out)
+    run_dir = Path(out).expanduser()
     from plait.checkpoint.run import lock
 
     with lock(run_dir):
@@ -71,7 +72,7 @@ def quickstart(
     if serve:
         from plait.recipes.serve import serve as serve_model
 
-        serve_model(out, port=port, open_browser=open_browser)
+        serve_model(run_dir, port=port, open_browser=open_browser)
 
 
 def collect(run_dir: Path, text: Sequence[str] | None) -> None:
@@ -131,7 +132,11 @@ def learn_tokenizer(run_dir: Path) -> None:
     distinct = len(set((run_dir / "text" / "documents.jsonl").read_text(encoding="utf-8")))
     wanted = min(2048 + 2 * max(0, distinct - 256), 12_000)
     vocab = max(300, min(wanted, size // 400))
-    train_tokenizer(run_dir / "text", run_dir / "tokenizer", TokenizerConfig(kind="bpe", vocab_size=vocab))
+    config = TokenizerConfig(kind="bpe", vocab_size=vocab)
+    try:
+        train_tokenizer(run_dir / "text", run_dir / "tokenizer", config)
+    except ConfigError:
+        raise InputError(f"{bytes_text(size)} of text are too few to learn from; give more text") from None
 
 
 def stage_recipes(run_dir: Path, minutes: float, size: tuple[int, int, int]) -> dict[str, Recipe]:
@@ -287,6 +292,9 @@ def _remember(run_dir: Path, arguments: dict[str, Any]) -> None:
         files.write_text(path, json.dumps(arguments, ensure_ascii=False) + "\n")
         return
     before = json.loads(path.read_text(encoding="utf-8"))
+    if not (run_dir / "text").exists():  # nothing has come of them yet, so they may be mended
+        before = arguments
+        files.write_text(path, json.dumps(arguments, ensure_ascii=False) + "\n")
     for key, value in arguments.items():
         if before[key] != value:
             raise ConfigError(

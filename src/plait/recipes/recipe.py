@@ -39,6 +39,11 @@ class Recipe(Config):
     train: TrainConfig
     layout: Layout = Layout()
 
+    @field_validator("out")
+    @classmethod
+    def _home(cls, value: str) -> str:
+        return str(Path(value).expanduser()) if value.startswith("~") else value
+
     @field_validator("tokenizer", mode="before")
     @classmethod
     def _tokenizer(cls, value: Any) -> Any:
@@ -106,6 +111,8 @@ FREE_AT_RESUME = (
     "train.keep_last",
     "train.keep_best",
     "train.stop_after",
+    "train.samples",
+    "train.sample_tokens",
     "layout",
     *MACHINE_KEYS,
 )

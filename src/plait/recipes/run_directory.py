@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from plait import files
+from plait.checkpoint.run import LOCK
 from plait.config import build, dump_yaml, read_yaml
 from plait.errors import BusyError, InputError, MissingExtra, need
 from plait.log import say
@@ -31,6 +32,14 @@ def read_recipe(run_dir: Path) -> Recipe | None:
     """The recipe a run began with; None for a directory without one."""
     path = run_dir / RECIPE
     return build(Recipe, read_yaml(path), source=str(path)) if path.is_file() else None
+
+
+def refuse_foreign(run_dir: Path) -> None:
+    """Raises BusyError for a directory that holds anything no run has put there: it would be overwritten."""
+    if not run_dir.is_dir() or (run_dir / LOCK).exists() or (run_dir / RECIPE).exists():
+        return
+    if other := next(run_dir.iterdir(), None):
+        raise BusyError(f"{run_dir} holds something else ({other.name}); set `out` to a new directory")
 
 
 def refuse_existing(run_dir: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from plait import log
+from plait.errors import ConfigError
 
 if TYPE_CHECKING:
     from plait.eval.text import TextScore
@@ -34,6 +35,9 @@ def score(
         InputError: an empty text.
         ModelError: the model cannot be loaded.
     """
+    if top < 0:
+        raise ConfigError(f"--top={top} must be at least 0")
+
     from plait.eval.text import score_text
     from plait.infer.engine import Engine
     from plait.text.stream import visible

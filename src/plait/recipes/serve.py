@@ -51,6 +51,8 @@ def serve(
     from plait.serve.server import address, listen
 
     api_key = _api_key(api_key_env)
+    if queue < 0:
+        raise ConfigError(f"--queue={queue} must be at least 0")
     on_loopback = _is_loopback(host)
     if not on_loopback and api_key is None:
         warn(f"everyone who can reach {host} can use this server; set a key with --api-key-env NAME")

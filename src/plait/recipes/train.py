@@ -12,7 +12,7 @@ from torch import Tensor
 from plait.checkpoint.directory import load
 from plait.checkpoint.resolve import newest
 from plait.checkpoint.run import Checkpoint, load_checkpoint, lock, versions
-from plait.data.inputs import standard_input_kept, training_texts
+from plait.data.inputs import inputs_of, standard_input_kept, training_texts
 from plait.data.loader import Loader, check_division
 from plait.data.prepare import EncodedData, open_data, prepare_data
 from plait.device import Machine, peak, pick_device
@@ -21,10 +21,10 @@ from plait.log import say, warn
 from plait.nn.config import ModelConfig
 from plait.parallel.placed import apply_layout
 from plait.recipes.choices import batch_rows, settle, size_of
-from plait.recipes.fit import Stage, fit_steps, restore
+from plait.recipes.fit import Stage, check_samples, fit_steps, restore
 from plait.recipes.recipe import FREE_AT_RESUME, MACHINE_KEYS, FromModel, Recipe, check_resume
 from plait.recipes.report import write_report
-from plait.recipes.run_directory import read_recipe, refuse_existing, save_recipe
+from plait.recipes.run_directory import read_recipe, refuse_existing, refuse_foreign, save_recipe
 from plait.text.tokenizer import Tokenizer
 from plait.text.train_tokenizer import train as learn_tokenizer
 from plait.train.config import TrainConfig
@@ -51,10 +51,12 @@ def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None
         PlaitError: bad input, a busy directory, divergence, no memory or disk space.
     """
     run_dir = Path(recipe.out)
+    refuse_foreign(run_dir)
     with lock(run_dir):
-        saved = read_recipe(run_dir) if resume else None
-        if saved is None:
+        if not resume:
             refuse_existing(run_dir)
+        saved = read_recipe(run_dir) if resume else None
+        if saved is None or begins_anew(run_dir, saved, recipe):
             stage = begin(run_dir, recipe)
         else:
             stage = resume_run(run_dir, saved, recipe)
@@ -65,6 +67,18 @@ def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None
             yield from fit_steps(stage)
         finally:
             report(run_dir)
+
+
+def begins_anew(run_dir: Path, saved: Recipe, asked: Recipe) -> bool:
+    """Whether nothing would be lost by a changed recipe, as no step of the run was ever saved."""
+    if newest(run_dir) is not None:
+        return False
+    try:
+        check_resume(saved, asked)
+    except ConfigError as error:
+        say(f"{error}; as no step was saved, the run begins anew")
+        return True
+    return False
 
 
 def report(run_dir: Path) -> None:
@@ -78,6 +92,9 @@ def report(run_dir: Path) -> None:
 def begin(run_dir: Path, recipe: Recipe) -> Stage:
     """Everything a new run needs, in order; `recipe.yaml` is written once all of it works."""
     pick_device(recipe.train.device)  # what cannot be is said before the data are encoded
+    for source in inputs_of(recipe.data):
+        if inside := next((name for name in source.file_names() if _within(run_dir, name)), None):
+            raise ConfigError(f"the input {inside} lies in out={run_dir}; set `out` to another directory")
     with standard_input_kept(recipe.data, run_dir) as data_config:
         tokenizer, config, weights = start(run_dir, recipe.model_copy(update={"data": data_config}))
         context = row_context(recipe, config)
@@ -92,6 +109,10 @@ def begin(run_dir: Path, recipe: Recipe) -> Stage:
     warn_repeats(stage.loader)
     save_recipe(run_dir, recipe)
     return stage
+
+
+def _within(directory: Path, name: str) -> bool:
+    return not name.startswith("hf://") and directory.resolve() in Path(name).resolve().parents
 
 
 def resume_run(run_dir: Path, saved: Recipe, asked: Recipe) -> Stage:
@@ -240,6 +261,7 @@ def build_stage(
         first_step=first_step,
         first_tokens=first_tokens,
     )
+    check_samples(stage)
     if settings.dtype == "float16":
         stage.state.loss_scale = 2.0**16
     if settings.ema:

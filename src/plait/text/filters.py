@@ -8,7 +8,7 @@ import zlib
 from functools import cache
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from plait.config import Config
 from plait.errors import need
@@ -18,6 +18,7 @@ from plait.text.document import Document
 SYMBOL = re.compile(r"[^\w\s.,;:!?'\"()\-，。、；：！？「」『』“”‘’（）《》…—]|_")
 HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 KANA_OR_HANGUL = re.compile("[\u3041-\u30ff\u31f0-\u31ff\uff66-\uff9f\u1100-\u11ff\uac00-\ud7af]")
+CODE = re.compile("[a-z]{2,3}")  # ISO 639
 BLOCK = 5000  # characters judged at once: in longer stretches even good prose repeats itself
 GRAM = 10
 
@@ -34,6 +35,16 @@ class Rules(Config):
     max_repetition: float | None = Field(default=0.6, ge=0, le=1)
     languages: tuple[str, ...] | None = None
     min_language_score: float = Field(default=0.5, ge=0, le=1)
+
+    @field_validator("languages", mode="before")
+    @classmethod
+    def _codes(cls, value: Any) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return value
+        codes = tuple(str(code).strip().lower() for code in value)
+        if wrong := [code for code in codes if not CODE.fullmatch(code)]:
+            raise ValueError(f"{wrong[0]!r} is not a language code of two or three letters, such as zh or en")
+        return codes
 
 
 def too_short(text: str, least: int) -> str | None:

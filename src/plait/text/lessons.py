@@ -69,7 +69,7 @@ def lessons_from_text(prepared: Path) -> list[Lesson]:
         )
     step = max(1, len(pairs) // (TAUGHT + HELD_OUT))
     chosen = pairs[::step][: TAUGHT + HELD_OUT]
-    every = max(2, len(chosen) // HELD_OUT)
+    every = max(10, len(chosen) // HELD_OUT)
     return [
         Lesson(first, phrasings(first), second, number % every == every - 1)
         for number, (first, second) in enumerate(chosen)

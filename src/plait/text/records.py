@@ -33,7 +33,7 @@ def to_document(row: Mapping[Any, Any], id: str, place: str, fields: Fields | No
         found = ", ".join(map(str, row)) or "none"
         raise InputError(
             f"{place} has none of the fields plait reads ({FORMS}); found: {found}; "
-            "name yours with fields={text: body}, or by number where a table has no header: {text: 0}"
+            "name yours with --field text=body (data.fields in a recipe), text=0 for a table without header"
         )
     for name in STRINGS:
         if name in record:

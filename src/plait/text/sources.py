@@ -19,6 +19,7 @@ RECORDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED = (".gz", ".zst")
 ACCEPTED = ", ".join((*PLAIN, *RECORDS)) + ", each also .gz or .zst"
 CHUNK = 1 << 20
+STDIN = "/dev/stdin"  # how the command line spells `-`, which would look like an option
 
 Skip = Callable[[str, str], None]  # (where, reason)
 
@@ -52,8 +53,8 @@ def find_sources(inputs: str | Path | Sequence[str | Path], on_skip: Skip) -> li
 
 
 def _expand(name: str, on_skip: Skip) -> list[Source]:
-    if name == "-" or name.startswith("hf://"):
-        return [Source(name, "")]
+    if name in ("-", STDIN) or name.startswith("hf://"):
+        return [Source("-" if name == STDIN else name, "")]
     path = Path(name).expanduser()
     if path.is_dir():
         return _directory(path, on_skip)

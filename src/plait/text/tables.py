@@ -101,7 +101,7 @@ def table_rows(source: Source, fields: Fields | None, on_bytes: OnBytes = None) 
         if columns is not None and len(cells) != len(columns):
             raise InputError(
                 f"{place} has {len(cells)} columns, its header {len(columns)}; mend the row, or where "
-                "there is no header number the columns: fields={source: 0, target: 1}"
+                "there is no header number the columns: --field source=0 --field target=1"
             )
         yield number, place, dict(zip(columns if columns is not None else range(len(cells)), cells))
 
@@ -123,7 +123,7 @@ def _cells(source: Source, on_bytes: OnBytes) -> Iterator[tuple[int, list[str]]]
 
 def parquet_rows(source: Source, on_skip: Skip, on_bytes: OnBytes = None) -> Iterator[Row]:
     """Rows of a Parquet file, batch by batch; columns of raw bytes (images, sound) are told and left out."""
-    parquet = need("pyarrow.parquet", "hf")
+    parquet = need("pyarrow.parquet", "text")
     with tempfile.TemporaryFile() as unpacked:
         if source.compression:  # Parquet is read from its end
             for chunk in read_bytes(source, on_bytes):
@@ -142,7 +142,7 @@ def parquet_rows(source: Source, on_skip: Skip, on_bytes: OnBytes = None) -> Ite
                     for row in batch.to_pylist():
                         number += 1
                         yield number, f"{source.name} row {number}", plain(row)
-        except (need("pyarrow", "hf").ArrowException, OSError) as error:
+        except (need("pyarrow", "text").ArrowException, OSError) as error:
             reason = str(error).split("\n", 1)[0]
             raise InputError(f"{source.name} is not a readable Parquet file: {reason}") from None
     if on_bytes is not None and not source.compression:

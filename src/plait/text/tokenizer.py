@@ -99,7 +99,7 @@ class Tokenizer:
         Raises:
             ModelError: where tokenizer.json is missing, or one of the files is not valid.
         """
-        path = Path(directory)
+        path = Path(directory).expanduser()
         definition = path / DEFINITION
         if not definition.is_file():
             raise ModelError(f"{str(path)!r} holds no {DEFINITION}; give a tokenizer or model directory")

@@ -35,15 +35,15 @@ _CJK = r"\p{Han}\p{Hiragana}\p{Katakana}ーｰ"
 _LETTER = rf"[\p{{L}}&&[^{_CJK}]]"
 # What no token ever crosses: words keep one leading space; Chinese and Japanese stand apart from other
 # scripts; punctuation is never joined to words; digits stand alone, so that places line up; line ends
-# stand apart from indentation.
+# stand apart from indentation. Runs are bounded, as learning takes the square of their length.
 WORD_PATTERN = "|".join(
     (
         r"(?i:['’](?:s|t|re|ve|m|ll|d)(?!\p{L}))",
-        r"\p{Han}+",
-        r"[\p{Hiragana}\p{Katakana}ーｰ]+",
-        rf" ?{_LETTER}[[\p{{L}}\p{{M}}]&&[^{_CJK}]]*",
+        r"\p{Han}{1,32}",
+        r"[\p{Hiragana}\p{Katakana}ーｰ]{1,32}",
+        rf" ?{_LETTER}[[\p{{L}}\p{{M}}]&&[^{_CJK}]]{{0,63}}",
         r"\p{N}",
-        r" ?[^\s\p{L}\p{N}]+",
+        r" ?[^\s\p{L}\p{N}]{1,64}",
         r"\s*[\r\n]+",
         r"\s+(?!\S)",
         r"\s+",

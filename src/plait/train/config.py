@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from plait.config import Config
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 DType = Literal["auto", "float64", "float32", "bfloat16", "float16"]
 
 
@@ -34,7 +35,7 @@ class TrainConfig(Config):
     schedule: Literal["cosine", "linear", "inverse_sqrt", "wsd", "constant"] = "cosine"
     warmup: int | float = Field(default=0.02, ge=0, description="steps, or a share of the run below 1")
     decay: float = Field(default=0.2, gt=0, le=1, description="share of the run that wsd spends decaying")
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(
         default=0.1,
