@@ -12,36 +12,9 @@ from pathlib import Path
 
 import pytest
 
-WORDS = [
-    "river",
-    "mountain",
-    "window",
-    "garden",
-    "letter",
-    "winter",
-    "lantern",
-    "harbour",
-    "bridge",
-    "candle",
-]
-CHARACTERS = "春江潮水连海平明月共生滟随波千万里何处无流宛转绕芳甸照花林皆似霰空里霜不觉飞汀上白沙看"
-
-
-def own_text(folder: Path) -> None:
-    """Forty short documents, half of them Chinese, no two alike."""
-    folder.mkdir()
-    for n in range(20):
-        first, second, third = (WORDS[(n * step + step) % 10] for step in (1, 3, 7))
-        english = f"The {first} {n} lies behind the {second}. Nobody saw the {third} of {n * n} summers. "
-        english += f"In the end the {second} was sold for {n + 3} coins.\n"
-        (folder / f"story-{n:02}.txt").write_text(english, encoding="utf-8")
-        places = [CHARACTERS[(n * 5 + k * 3) % len(CHARACTERS)] for k in range(18)]
-        chinese = "{}{}{}{}，{}{}{}{}。{}{}{}{}{}，{}{}{}{}{}。\n".format(*places)
-        (folder / f"诗-{n:02}.txt").write_text(chinese, encoding="utf-8")
-
 
 @pytest.fixture(scope="module")
-def finished(plait, tmp_path_factory, wait_until) -> Path:
+def finished(plait, tmp_path_factory, wait_until, own_text) -> Path:
     """A quickstart killed in each of its stages and finished all the same."""
     folder = tmp_path_factory.mktemp("quickstart")
     own_text(folder / "text")

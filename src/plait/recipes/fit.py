@@ -235,7 +235,7 @@ def check_samples(stage: Stage) -> None:
     engine, params = _sampler(stage)
     for prompt in stage.recipe.train.samples:
         try:
-            engine.check(engine.encode(prompt), params)
+            engine.check(engine.encode(prompt), params, clip=True)
         except PromptError as error:
             raise ConfigError(f"train.samples: {prompt[:40]!r}: {error}") from None
 
@@ -254,7 +254,7 @@ def samples(stage: Stage) -> list[str]:
     engine, params = _sampler(stage)
     return [
         prompt + done.text
-        for prompt, done in zip(config.samples, engine.generate(list(config.samples), params))
+        for prompt, done in zip(config.samples, engine.generate(list(config.samples), params, clip=True))
     ]
 
 
