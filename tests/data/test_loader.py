@@ -39,6 +39,7 @@ def test_targets_are_the_next_tokens_of_the_same_document(source):
         real = batch.targets != NO_LOSS
         assert torch.equal(batch.targets[real], batch.tokens[real] + 1)
         assert (batch.tokens[~real] == 999).all()
+        assert torch.equal(real, torch.ones_like(real) if batch.held is None else batch.held)
         seen += batch.targets[real].tolist()
     assert sorted(seen) == [token for n in range(7) for token in source.shards.read(n, 1).tolist()]
     assert len(seen) == source.target_tokens == source.rows.places

@@ -95,6 +95,15 @@ def test_the_balancing_loss_is_a_sum_over_rows_whatever_the_batch():
     assert together.load.sum() == 4 * 7 * 2
 
 
+def test_padding_counts_for_nothing():
+    alone, padded = make_moe(), make_moe()
+    alone(x(2, 4))
+    padded.held = (torch.arange(7) < 4).expand(2, 7)
+    padded(torch.cat((x(2, 4), x(2, 3)), dim=1))
+    torch.testing.assert_close(padded.aux_sum, alone.aux_sum)
+    assert torch.equal(padded.load, alone.load)
+
+
 def test_the_balancing_loss_enters_the_gradient_where_it_arises():
     layer, same = make_moe(balance_loss=0.3), make_moe(balance_loss=0.0)
     layer.aux_scale.fill_(0.25)

@@ -28,6 +28,7 @@ class Batch:
             where causal attention cannot see it).
         rows: the row number within its source, for each row.
         sources: the name of the source, for each row.
+        held: bool `[batch, time]`, false where a place is padding; None: no place is.
     """
 
     tokens: Tensor
@@ -37,6 +38,7 @@ class Batch:
     rows: list[int]
     sources: list[str]
     read_ids: Callable[[], list[str]] = list
+    held: Tensor | None = None
 
     def document_ids(self) -> list[str]:
         """The ids of the documents in this batch, each once, in order of appearance; for messages."""
@@ -48,7 +50,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on a device."""
-        tensors = {name: getattr(self, name) for name in ("tokens", "targets", "positions", "segments")}
+        names = ("tokens", "targets", "positions", "segments", "held")
+        tensors = {name: getattr(self, name) for name in names}
         moved = {name: None if value is None else value.to(device) for name, value in tensors.items()}
         return replace(self, **moved)
 
@@ -93,6 +96,7 @@ def make_batch(picks: Sequence[tuple[Source, int]], *, attend_across: bool = Fal
             segments[line, at:to] = segment
             at = to
     plain = alone or attend_across
+    held = segments != PADDING
     return Batch(
         tokens=torch.from_numpy(tokens),
         targets=torch.from_numpy(targets),
@@ -101,6 +105,7 @@ def make_batch(picks: Sequence[tuple[Source, int]], *, attend_across: bool = Fal
         rows=[row for _, row in picks],
         sources=[source.name for source, _ in picks],
         read_ids=lambda: _document_ids(picks),
+        held=None if held.all() else torch.from_numpy(held),
     )
 
 

@@ -62,7 +62,11 @@ class MoE(nn.Module):
             backward pass sets it to 1 / (target tokens of the step).
         aux_sum: the balancing loss summed over the tokens seen since it was last cleared, for the log.
         load: tokens sent to each expert in training since last cleared, `[experts]`.
+        held: bool `[batch, time]` of the tokens that count for both, the others are padding; None: all. It
+            is set with each batch by whoever runs the forward pass.
     """
+
+    held: Tensor | None = None
 
     aux_scale: Tensor
     aux_sum: Tensor
@@ -97,15 +101,16 @@ class MoE(nn.Module):
             out = out + self.shared_experts(x)
         if not self.training:
             return out
-        self.load += F.one_hot(chosen, len(self.load)).sum((0, 1, 2))
+        picks = F.one_hot(chosen, len(self.load)).sum(2)
+        self.load += (picks if self.held is None else picks * self.held[..., None]).sum((0, 1))
         if self.balance:
-            loss = self.balance * balance_loss(probabilities, chosen)
+            loss = self.balance * balance_loss(probabilities, chosen, self.held)
             self.aux_sum += loss.detach()
             out = AddLoss.apply(out, loss, self.aux_scale)
         return out
 
 
-def balance_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
+def balance_loss(probabilities: Tensor, chosen: Tensor, held: Tensor | None = None) -> Tensor:
     """`experts · Σ share · mean probability`, per sequence, weighted by its tokens and summed.
 
     Per sequence, so that no batch size or layout can change it. 1 per token when perfectly balanced.
@@ -113,10 +118,16 @@ def balance_loss(probabilities: Tensor, chosen: Tensor) -> Tensor:
     Args:
         probabilities: `[batch, time, experts]`.
         chosen: `[batch, time, k]` expert numbers.
+        held: bool `[batch, time]`, false for padding, which is left out; None: there is none.
     """
-    _, time, experts = probabilities.shape
-    share = F.one_hot(chosen, experts).to(probabilities.dtype).sum((1, 2)) / (time * chosen.shape[-1])
-    return (experts * (share * probabilities.mean(1)).sum(-1)).sum() * time
+    _, _, experts = probabilities.shape
+    held = torch.ones_like(chosen[..., 0], dtype=torch.bool) if held is None else held
+    weight = held[..., None].to(probabilities.dtype)
+    tokens = weight.sum(1)  # of each sequence, [batch, 1]
+    picks = F.one_hot(chosen, experts).sum(2) * weight
+    share = picks.sum(1) / (tokens * chosen.shape[-1])
+    mean = (probabilities * weight).sum(1) / tokens
+    return (experts * (share * mean).sum(-1, keepdim=True) * tokens).sum()
 
 
 class AddLoss(torch.autograd.Function):

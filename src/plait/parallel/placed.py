@@ -56,6 +56,8 @@ class Placed:
 
     def _loss(self, batch: Batch, objective: Objective) -> LossSum:
         batch = batch.to(self.device)
+        for experts in self._experts:
+            experts.held = batch.held
         cast = torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
         with cast:
             hidden = self.model.hidden(batch.tokens, positions=batch.positions, segments=batch.segments)
