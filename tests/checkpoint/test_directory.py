@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import plait.checkpoint
-from plait.checkpoint.directory import load, load_model, load_weights, save, save_model
+from plait.checkpoint.directory import load, load_model, save, save_model, weights_of
 from plait.checkpoint.tensors import write_tensors
 from plait.errors import ModelError
 from plait.nn.config import ModelConfig
@@ -74,7 +74,7 @@ def test_card_generation_and_dtype_are_the_callers(tmp_path):
     )
     assert (where / "README.md").read_text(encoding="utf-8") == "# 模型\n"
     assert json.loads((where / "generation_config.json").read_text()) == {"top_k": 5}
-    assert load_weights(where)[1]["norm.weight"].dtype == torch.bfloat16
+    assert weights_of(load_model(where))[1]["norm.weight"].dtype == torch.bfloat16
 
 
 def test_a_configuration_no_family_has_is_announced_once(tmp_path, capsys):

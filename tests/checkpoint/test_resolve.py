@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from plait.checkpoint.directory import load_weights, save
+from plait.checkpoint.directory import load_model, save, weights_of
 from plait.checkpoint.resolve import resolve
 from plait.checkpoint.run import save_checkpoint
 from plait.errors import ModelError
@@ -42,7 +42,7 @@ def test_model_means_a_directory(model, means, run):
 
 
 def test_averaged_weights_load_like_any_model(run):
-    assert all((tensor == 7).all() for tensor in load_weights(f"{run}:average")[1].values())
+    assert all((tensor == 7).all() for tensor in weights_of(load_model(f"{run}:average"))[1].values())
 
 
 @pytest.mark.parametrize(

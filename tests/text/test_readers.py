@@ -403,3 +403,9 @@ def test_real_files_give_their_published_counts(path, options, count):
 def test_lines_do_not_depend_on_the_pieces():
     text = "a\r\nb\n\nc\r"
     assert list(lines_of(iter(text))) == list(lines_of([text])) == ["a", "b", "", "c"]
+
+
+def test_a_column_named_twice_is_refused_and_not_lost(tmp_path):
+    (tmp_path / "a.csv").write_text("text,text\none,two\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"a\.csv:1 names the column 'text' twice; rename one of them"):
+        list(read(tmp_path / "a.csv"))

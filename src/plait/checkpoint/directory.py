@@ -145,11 +145,6 @@ def read_model(directory: Path) -> Decoder:
     return decoder.eval()
 
 
-def load_weights(model: str | Path) -> tuple[ModelConfig, dict[str, Tensor]]:
-    """Configuration and weights under plait's names; a tied head is not among them."""
-    return weights_of(load_model(model))
-
-
 def weights_of(decoder: Decoder) -> tuple[ModelConfig, dict[str, Tensor]]:
     """A decoder's configuration and parameters; tied ones once."""
     return decoder.config, {name: parameter.data for name, parameter in decoder.named_parameters()}

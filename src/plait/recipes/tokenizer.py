@@ -11,7 +11,6 @@ from typing import Any
 from plait.errors import InputError
 from plait.files import new_directory, write_text
 from plait.log import say, table
-from plait.text.document import TEXT_FIELDS, Document
 from plait.text.encoding import decoded, lines_of
 from plait.text.fertility import Fertility, Sample, by_language, fertility
 from plait.text.merges import from_merges
@@ -58,7 +57,7 @@ def train_tokenizer(
     texts: Iterator[str] = iter(())
     if inputs or merges is None:
         documents = read(inputs, format=format, fields=fields)
-        texts = sample.tee(text for document in documents for text in strings_of(document))
+        texts = sample.tee(text for document in documents for text in document.strings() if text)
     if merges is None:
         settings = config or TokenizerConfig()
         tokenizer = train(texts, **settings.model_dump())
@@ -74,25 +73,6 @@ def train_tokenizer(
     _show(rows)
     say(f"{directory}: a {kind} tokenizer of {tokenizer.vocab_size:,} tokens")
     return tokenizer
-
-
-def strings_of(document: Document) -> Iterator[str]:
-    """Every text of a document: running text, or each text field of its record and each message."""
-    if document.text:
-        yield document.text
-        return
-    for name in TEXT_FIELDS:
-        yield from _strings(document.record.get(name))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str) and value:
-        yield value
-    elif isinstance(value, dict):
-        yield from _strings(value.get("content"))
-    elif isinstance(value, list):
-        for item in value:
-            yield from _strings(item)
 
 
 def _report(tokenizer: Tokenizer, kind: str, rows: list[Fertility]) -> dict[str, Any]:

@@ -35,7 +35,11 @@ class Document:
 
     def body(self) -> str:
         """All text of the document: `text`, or the record's fields and messages, one a line."""
-        return self.text or "\n".join(_strings([self.record.get(name) for name in TEXT_FIELDS]))
+        return "\n".join(self.strings())
+
+    def strings(self) -> list[str]:
+        """Every text of the document: `text`, or each text field of the record and each message."""
+        return [self.text] if self.text else list(_strings([self.record.get(name) for name in TEXT_FIELDS]))
 
     def map_text(self, function: Callable[[str], str]) -> Document:
         """The same document with `function` applied to its text and to every text field."""

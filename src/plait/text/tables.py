@@ -95,6 +95,8 @@ def table_rows(source: Source, fields: Fields | None, on_bytes: OnBytes = None) 
     for line, cells in _cells(source, on_bytes):
         if not numbered and columns is None:
             columns = [name.strip() for name in cells]
+            if twice := next((name for name in columns if columns.count(name) > 1), None):
+                raise InputError(f"{source.name}:{line} names the column {twice!r} twice; rename one of them")
             continue
         number += 1
         place = f"{source.name}:{line}"
