@@ -36,7 +36,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_says_when_it_listens_and_ctrl_c_ends_it(run: Path):
-    code = f"from plait.recipes.serve import serve; serve({str(run)!r}, port=0)"
+    heard = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # also in the background
+    )
+    code = f"{heard}; from plait.recipes.serve import serve; serve({str(run)!r}, port=0)"
     command = [sys.executable, "-W", "error", "-c", code]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, encoding="utf-8") as process:
         assert process.stderr is not None

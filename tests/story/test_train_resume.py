@@ -217,6 +217,14 @@ def test_a_finished_run_says_so_and_stays_as_it_is(plait, recipe, tmp_path):
     assert after == before
 
 
+def test_a_kill_between_a_checkpoint_and_its_name_is_mended(plait, recipe, tmp_path):
+    path, last = recipe(train={"steps": 8}), tmp_path / "run" / "checkpoints" / "last"
+    plait.works("train", path)
+    last.write_text("step-000004", encoding="utf-8")
+    plait.works("train", path, "--resume")
+    assert last.read_text(encoding="utf-8") == "step-000008"
+
+
 def test_resume_starts_where_there_is_nothing_to_resume(plait, recipe, rows, tmp_path):
     plait.works("train", recipe(train={"steps": 2}), "--resume")
     assert len(rows(tmp_path / "run")) == 2

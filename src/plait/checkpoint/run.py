@@ -115,8 +115,15 @@ def save_checkpoint(
         for stem, tensors in extra.items():
             write_shards(draft / "state", stem, tensors, max_shard=max_shard)
         _write_state(draft, step, state)
-    files.write_text(checkpoints / "last", target.name, note)
+    point_last(run_dir, note)
     return target
+
+
+def point_last(run_dir: str | Path, note: str = "") -> None:
+    """Let `checkpoints/last` name the newest checkpoint, which a process killed just after saving did not."""
+    path, last = newest(run_dir), Path(run_dir, CHECKPOINTS, "last")
+    if path is not None and not (last.is_file() and last.read_text(encoding="utf-8") == path.name):
+        files.write_text(last, path.name, note)
 
 
 def _write_state(draft: Path, step: int, state: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from plait.cli.app import Words
+from plait.cli.app import Words, fields_of
 from plait.errors import ConfigError, did_you_mean
 
 FLAGS = ("--resume", "--dry-run", "--layout")
@@ -15,6 +15,7 @@ FLAGS = ("--resume", "--dry-run", "--layout")
 def quickstart(
     *,
     text: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    field: Annotated[list[str] | None, Parameter(name="--field")] = None,
     minutes: float = 4,
     out: str = "runs/quickstart",
     serve: Annotated[bool, Parameter(negative="--no-serve")] = True,
@@ -32,6 +33,7 @@ def quickstart(
 
     Args:
         text: Your files or folders; without it, the Python documentation on this machine.
+        field: Rename a column of your tables: text=body; a number for a headerless table.
         minutes: Time for both training stages together.
         out: Run directory.
         serve: Serve the page at the end.
@@ -40,7 +42,10 @@ def quickstart(
     """
     from plait.recipes.quickstart import quickstart as run
 
-    run(text=text, minutes=minutes, out=out, serve=serve, port=port, open_browser=open_browser)
+    run(
+        text=text, fields=fields_of(field), minutes=minutes, out=out, serve=serve, port=port,
+        open_browser=open_browser,
+    )  # fmt: skip
 
 
 def train(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ NEEDED = ("ftfy", "fastapi", "uvicorn", "prometheus_client")  # the last three t
 def quickstart(
     *,
     text: Sequence[str] | None = None,
+    fields: Mapping[str, str | int] | None = None,
     minutes: float = 4,
     out: str = "runs/quickstart",
     serve: bool = True,
@@ -44,6 +45,7 @@ def quickstart(
 
     Args:
         text: files or folders; None: the reference text of this machine's Python.
+        fields: our field name → the column it is in, as in `plait.text.readers.read`.
         minutes: both training stages together.
         out: run directory; an interrupted one is resumed at the stage where it was.
         serve, port, open_browser: the page at the end.
@@ -63,8 +65,9 @@ def quickstart(
     from plait.checkpoint.run import lock
 
     with lock(run_dir):
-        _remember(run_dir, {"text": [str(path) for path in text] if text else None, "minutes": minutes})
-        _once(run_dir / "text", lambda: collect(run_dir, text))
+        paths = [str(path) for path in text] if text else None
+        _remember(run_dir, {"text": paths, "fields": dict(fields or {}), "minutes": minutes})
+        _once(run_dir / "text", lambda: collect(run_dir, paths, fields))
         lessons = read_lessons(run_dir)
         _once(run_dir / "tokenizer", lambda: learn_tokenizer(run_dir))
         _train(run_dir, minutes)
@@ -75,7 +78,7 @@ def quickstart(
         serve_model(run_dir, port=port, open_browser=open_browser)
 
 
-def collect(run_dir: Path, text: Sequence[str] | None) -> None:
+def collect(run_dir: Path, text: Sequence[str] | None, fields: Mapping[str, str | int] | None = None) -> None:
     """Raw text → cleaned, deduplicated documents in `text/`, and question/answer pairs made from them."""
     from plait.recipes.prepare import PrepareConfig, prepare
 
@@ -88,9 +91,9 @@ def collect(run_dir: Path, text: Sequence[str] | None) -> None:
         files.write_text(raw, "".join(line + "\n" for line in lines))
         inputs: list[str] = [str(raw)]
     else:
-        inputs = [str(path) for path in text]
+        inputs = list(text)
     draft = run_dir / ".text"
-    prepare(inputs, draft, PrepareConfig(overwrite=True))
+    prepare(inputs, draft, PrepareConfig(overwrite=True, fields=dict(fields) if fields else None))
     pairs = lessons_from_reference() if text is None else lessons_from_text(draft)
     write_lessons(run_dir, pairs)
     draft.rename(run_dir / "text")
@@ -163,7 +166,7 @@ def stage_recipes(run_dir: Path, minutes: float, size: tuple[int, int, int]) -> 
 def _train(run_dir: Path, minutes: float) -> None:
     """Both stages, from wherever the newest checkpoint left off."""
     from plait.checkpoint.resolve import newest
-    from plait.checkpoint.run import load_checkpoint
+    from plait.checkpoint.run import load_checkpoint, point_last
     from plait.data.prepare import open_data, prepare_data
     from plait.nn.config import ModelConfig
     from plait.recipes.choices import settle
@@ -172,6 +175,7 @@ def _train(run_dir: Path, minutes: float) -> None:
     from plait.recipes.train import build_stage, report
     from plait.text.tokenizer import Tokenizer
 
+    point_last(run_dir)
     tokenizer = Tokenizer.load(run_dir / "tokenizer")
     plan = run_dir / "size.json"
     if not plan.is_file():
@@ -296,7 +300,7 @@ def _remember(run_dir: Path, arguments: dict[str, Any]) -> None:
         before = arguments
         files.write_text(path, json.dumps(arguments, ensure_ascii=False) + "\n")
     for key, value in arguments.items():
-        if before[key] != value:
+        if before.get(key, value) != value:
             raise ConfigError(
                 f"{run_dir} was begun with {key}={before[key]} and cannot go on with {value}; "
                 "give the same, or another --out"

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from plait.checkpoint.directory import load
 from plait.checkpoint.resolve import newest
-from plait.checkpoint.run import Checkpoint, load_checkpoint, lock, versions
+from plait.checkpoint.run import Checkpoint, load_checkpoint, lock, point_last, versions
 from plait.data.inputs import inputs_of, standard_input_kept, training_texts
 from plait.data.loader import Loader, check_division
 from plait.data.prepare import EncodedData, open_data, prepare_data
@@ -59,6 +59,7 @@ def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None
         if saved is None or begins_anew(run_dir, saved, recipe):
             stage = begin(run_dir, recipe)
         else:
+            point_last(run_dir)
             stage = resume_run(run_dir, saved, recipe)
             if stage.finished:
                 say(f"{run_dir} is finished: {newest(run_dir)}")
