@@ -18,10 +18,11 @@ connect = socket.socket.connect
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """One cache for all workers, so that the machine is measured once and the user's cache stays as it is."""
+    """One cache for all workers: the machine is measured once, and what the user has compiled is not used."""
     if not hasattr(config, "workerinput"):
         config.stash[CACHE] = folder = tempfile.mkdtemp(prefix="plait-tests-")
         os.environ["XDG_CACHE_HOME"] = folder
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(Path(folder, "inductor"))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
