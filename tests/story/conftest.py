@@ -198,7 +198,7 @@ def wait_until() -> Callable[..., None]:
     return until
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rows() -> Callable[[Path], list[dict[str, Any]]]:
     """The complete rows of a run's log."""
 

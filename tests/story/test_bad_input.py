@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -115,16 +116,12 @@ def test_damaged_shards_are_named_and_can_be_made_again(how, plait, recipe, rows
     message = plait.refuses("train", path, "--resume")
     assert f"{run}/data/text/tokens-00000.bin is {'truncated' if how == 'cut' else 'damaged'}" in message
     assert message.endswith("delete the data directory to have it encoded again")
-    for file in sorted((run / "data").rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    (run / "data").rmdir()
+    shutil.rmtree(run / "data")
     plait.works("train", path, "--resume", "train.stop_after=8")
     assert rows(run)[:6] == before
     assert len(rows(run)) == 8
     (tmp_path / "input.txt").write_text(SENTENCES, encoding="utf-8")
-    for file in sorted((run / "data").rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    (run / "data").rmdir()
+    shutil.rmtree(run / "data")
     changed = plait.refuses("train", path, "--resume")
     assert "the encoded data of text is not the data this run was trained on" in changed
 
@@ -141,9 +138,7 @@ def test_a_damaged_checkpoint_is_named_with_the_last_good_one(how, name, plait, 
     assert good in message
     if name == "model.safetensors":
         assert good in plait.refuses("generate", run, "Line ")
-    for file in sorted((run / "checkpoints" / "step-000008").rglob("*"), reverse=True):
-        file.rmdir() if file.is_dir() else file.unlink()
-    (run / "checkpoints" / "step-000008").rmdir()
+    shutil.rmtree(run / "checkpoints" / "step-000008")
     plait.works("train", path, "--resume", "train.stop_after=8")
     assert [row["step"] for row in rows(run)] == list(range(1, 9))
 

@@ -14,7 +14,7 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def finished(plait, tmp_path_factory, wait_until, own_text) -> Path:
+def finished(plait, tmp_path_factory, wait_until, own_text, rows) -> Path:
     """A quickstart killed in each of its stages and finished all the same."""
     folder = tmp_path_factory.mktemp("quickstart")
     own_text(folder / "text")
@@ -30,31 +30,25 @@ def finished(plait, tmp_path_factory, wait_until, own_text) -> Path:
 
     until((run / "quickstart.json").exists)
     until((run / "tokenizer" / "tokenizer.json").exists)
-    until(lambda: any(row["stage"] == "pretrain" for row in log(run)))
-    until(lambda: any(row["stage"] == "tune" for row in log(run)))
+    until(lambda: any(row["stage"] == "pretrain" for row in rows(run)))
+    until(lambda: any(row["stage"] == "tune" for row in rows(run)))
     ended = plait(*words)
     assert ended.code == 0, ended.stderr
     assert f"continuing {run}" in ended.stderr
     return run
 
 
-def log(run: Path) -> list[dict]:
-    path = run / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-    return [json.loads(line) for line in lines]
-
-
-def test_its_log_is_one_story(finished):
-    rows = log(finished)
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
-    stages = [row["stage"] for row in rows]
+def test_its_log_is_one_story(finished, rows):
+    logged = rows(finished)
+    assert [row["step"] for row in logged] == list(range(1, len(logged) + 1))
+    stages = [row["stage"] for row in logged]
     assert (
         stages == sorted(stages) == ["pretrain"] * stages.count("pretrain") + ["tune"] * stages.count("tune")
     )
     assert len(set(stages)) == 2
-    tokens = [row["tokens"] for row in rows]
+    tokens = [row["tokens"] for row in logged]
     assert tokens == sorted(tokens)
-    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert logged[-1]["loss"] < logged[0]["loss"]
 
 
 def test_what_it_leaves_is_a_run_like_any_other(finished, plait):

@@ -23,7 +23,7 @@ def resolve(model: str | Path) -> Path:
     Raises:
         ModelError: where there is no such thing, with the closest name beside it.
     """
-    path, choice = _split(str(Path(model).expanduser()))
+    path, choice = split_choice(model)
     if not path.is_dir():
         if path.is_file():
             raise ModelError(f"{path} is a file; give the model directory it lies in")
@@ -50,7 +50,13 @@ def resolve(model: str | Path) -> Path:
     return path
 
 
-def _split(model: str) -> tuple[Path, str]:
+def split_choice(model: str | Path) -> tuple[Path, str]:
+    """The path in MODEL, and what follows its colon: `best`, `average` or nothing.
+
+    Raises:
+        ModelError: for another choice.
+    """
+    model = str(Path(model).expanduser())
     base, colon, choice = model.rpartition(":")
     if not colon or Path(model).exists() or not Path(base).exists():
         return Path(model), ""

@@ -20,7 +20,7 @@ class MixtureEntry(Config):
     """
 
     path: Paths
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, gt=0)
 
 
 def _kind(value: Any) -> str:

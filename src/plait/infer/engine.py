@@ -55,13 +55,12 @@ class Engine:
         self.recommended: dict[str, float] = {}
         if not isinstance(model, Decoder):
             from plait.checkpoint.directory import load
-            from plait.checkpoint.resolve import AVERAGE, resolve
+            from plait.checkpoint.resolve import AVERAGE, resolve, split_choice
 
-            decoder, loaded = load(model)
             directory = resolve(model)
+            decoder, loaded = load(directory)
             self.recommended = recommended(directory)
-            path = Path(model) if Path(model).exists() else Path(str(model).rpartition(":")[0])
-            self.name = path.expanduser().resolve().name
+            self.name = split_choice(model)[0].resolve().name
             steps = [part for part in directory.resolve().parts if part.startswith("step-")]
             inside = [*steps[-1:], *([AVERAGE] if directory.name == AVERAGE else [])]
             self.version = "/".join([self.name, *(part for part in inside if part != self.name)])
