@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from plait.infer.engine import Engine
     from plait.infer.params import SamplingParams
     from plait.nn.config import ModelConfig
-    from plait.nn.decoder import Decoder, initialize
+    from plait.nn.decoder import Decoder
+    from plait.nn.initialize import initialize
     from plait.recipes.recipe import Recipe
     from plait.text.tokenizer import Tokenizer
 
@@ -36,7 +37,7 @@ _HOMES = {
     "SamplingParams": "plait.infer.params",
     "ModelConfig": "plait.nn.config",
     "Decoder": "plait.nn.decoder",
-    "initialize": "plait.nn.decoder",
+    "initialize": "plait.nn.initialize",
     "Recipe": "plait.recipes.recipe",
     "Tokenizer": "plait.text.tokenizer",
     "train": "plait.train",  # the package, which can be called

@@ -12,7 +12,8 @@ from plait.checkpoint.directory import load, load_model, save, save_model, weigh
 from plait.checkpoint.tensors import write_tensors
 from plait.errors import ModelError
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, initialize
+from plait.nn.decoder import Decoder
+from plait.nn.initialize import initialize
 from plait.text.train_tokenizer import train
 
 SMALL = {"width": 16, "layers": 2, "heads": 2, "context": 16, "ffn": 32}

@@ -20,7 +20,8 @@ from plait.checkpoint.resolve import best, newest, step_directories
 from plait.checkpoint.run import disk_use, load_checkpoint, lock, prune, save_checkpoint
 from plait.errors import BusyError, ModelError, TrainingError
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, initialize
+from plait.nn.decoder import Decoder
+from plait.nn.initialize import initialize
 from plait.text.train_tokenizer import train
 
 TOKENIZER = train(["a"], kind="byte")

@@ -9,7 +9,8 @@ import torch
 
 from plait.infer.engine import Engine
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, initialize
+from plait.nn.decoder import Decoder
+from plait.nn.initialize import initialize
 from plait.text.train_tokenizer import train
 
 

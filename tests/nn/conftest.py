@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, initialize
+from plait.nn.decoder import Decoder
+from plait.nn.initialize import initialize
 
 TINY = {"vocab": 31, "width": 16, "layers": 2, "heads": 4, "context": 24, "init_std": 0.3}
 

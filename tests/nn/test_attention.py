@@ -30,9 +30,9 @@ MASKS = {
     "segments": Mask(positions_q=STEPS, segments_q=SEGMENTS),
     "full segments": Mask(causal=False, positions_q=STEPS, segments_q=SEGMENTS),
     "window and segments": Mask(window=2, positions_q=STEPS, segments_q=SEGMENTS),
-    "bias": Mask(bias=BIAS),
-    "bias and segments": Mask(positions_q=STEPS, segments_q=SEGMENTS, bias=BIAS),
-    "full bias": Mask(causal=False, bias=BIAS),
+    "bias": Mask(bias=lambda query, key: BIAS),
+    "bias and segments": Mask(positions_q=STEPS, segments_q=SEGMENTS, bias=lambda query, key: BIAS),
+    "full bias": Mask(causal=False, bias=lambda query, key: BIAS),
 }
 
 

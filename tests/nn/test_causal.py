@@ -59,7 +59,7 @@ def test_training_takes_this_path_and_reading_does_not(monkeypatch):
         fast_attention(query.detach(), key, value, Mask())
     fast_attention(query, key, value, Mask(causal=False))
     fast_attention(query[:, :, -3:], key, value, Mask())
-    fast_attention(query, key, value, Mask(bias=torch.zeros(1, 3, LONG, LONG)))
+    fast_attention(query, key, value, Mask(bias=lambda query, key: torch.zeros(1, 3, LONG, LONG)))
     assert taken == [LONG]
     monkeypatch.setattr("plait.nn.attention.LONGEST", LONG - 1)  # the kept weights would take too much
     fast_attention(query, key, value, Mask())

@@ -4,7 +4,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from plait.infer.cache import KVCache
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, initialize, parameter_count
+from plait.nn.decoder import Decoder, parameter_count
+from plait.nn.initialize import initialize
 from plait.nn.norm import LayerNorm, RMSNorm
 
 POSITIONS = ["rope", "learned", "sinusoidal", "alibi", "t5", "none"]

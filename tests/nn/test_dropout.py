@@ -3,8 +3,9 @@ import torch
 
 from plait.nn.attention import Mask, fast_attention, softmax_attention
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, initialize
+from plait.nn.decoder import Decoder
 from plait.nn.dropout import Dropout, dropout
+from plait.nn.initialize import initialize
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.2, 0.5])
@@ -72,8 +73,8 @@ MASKS = {
     "window": Mask(window=3),
     "segments": Mask(positions_q=STEPS, segments_q=torch.tensor([[0, 0, 0, 1, 1, 1]])),
     "full": Mask(causal=False),
-    "bias": Mask(bias=FAR),
-    "full bias": Mask(causal=False, bias=FAR),
+    "bias": Mask(bias=lambda query, key: FAR),
+    "full bias": Mask(causal=False, bias=lambda query, key: FAR),
 }
 
 

@@ -14,7 +14,8 @@ transformers = pytest.importorskip("transformers")
 
 from plait.checkpoint.directory import load, load_model, read_config, save  # noqa: E402
 from plait.nn.config import ModelConfig, RopeScaling  # noqa: E402
-from plait.nn.decoder import Decoder, initialize  # noqa: E402
+from plait.nn.decoder import Decoder  # noqa: E402
+from plait.nn.initialize import initialize  # noqa: E402
 from plait.text.train_tokenizer import train  # noqa: E402
 
 TOKENS = torch.arange(2 * 40).reshape(2, 40).mul(7).remainder(90)

@@ -8,7 +8,8 @@ import pytest
 
 from plait.checkpoint.directory import save
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, initialize
+from plait.nn.decoder import Decoder
+from plait.nn.initialize import initialize
 from plait.text.train_tokenizer import train
 
 

@@ -16,7 +16,8 @@ import pytest
 from plait.checkpoint.directory import save
 from plait.errors import BusyError, ConfigError, MissingExtra, ModelError
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, initialize
+from plait.nn.decoder import Decoder
+from plait.nn.initialize import initialize
 from plait.recipes.serve import serve
 from plait.text.train_tokenizer import train
 

@@ -13,7 +13,8 @@ import torch
 
 from plait.infer.engine import Engine
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, initialize
+from plait.nn.decoder import Decoder
+from plait.nn.initialize import initialize
 from plait.serve.app import App, Limits
 from plait.serve.guard import LOOPBACK
 from plait.serve.pages import model_facts

@@ -33,7 +33,8 @@ class Mask:
         positions_q, positions_k: `[batch, time]` positions; a key position of -1 is an empty cache slot.
             Without positions_k the keys are the queries' own tokens, in the order of their positions.
         segments_q, segments_k: `[batch, time]` document numbers; queries see keys of their own document.
-        bias: added to the scores, `[batch or 1, heads, time_q, time_k]` (ALiBi, T5).
+        bias: of (positions_q, positions_k), what is added to the scores (ALiBi, T5),
+            `[batch or 1, heads, time_q, time_k]`.
     """
 
     causal: bool = True
@@ -42,7 +43,7 @@ class Mask:
     positions_k: Tensor | None = None
     segments_q: Tensor | None = None
     segments_k: Tensor | None = None
-    bias: Tensor | None = None
+    bias: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
     def plain(self) -> bool:
@@ -56,7 +57,7 @@ class Mask:
 
     @cached_property
     def dense(self) -> Tensor:
-        """Allowed pairs, bool `[batch, 1, time_q, time_k]`; needs positions (see `allowed`)."""
+        """Allowed pairs, bool `[batch, 1, time_q, time_k]`; needs positions (see `placed`)."""
         assert self.positions_q is not None
         positions_k = self.positions_q if self.positions_k is None else self.positions_k
         query, key = self.positions_q[:, None, :, None], positions_k[:, None, None, :]
@@ -70,12 +71,20 @@ class Mask:
             result = result & (self.segments_q[:, None, :, None] == segments_k[:, None, None, :])
         return result
 
-    def allowed(self, query: Tensor, key: Tensor) -> Tensor:
-        """`dense`, with positions 0, 1, 2, ... where none were given."""
+    @cached_property
+    def added(self) -> Tensor | None:
+        """The bias of these positions, made once for all layers; needs positions (see `placed`)."""
+        if self.bias is None:
+            return None
+        assert self.positions_q is not None
+        return self.bias(self.positions_q, self.positions_q if self.positions_k is None else self.positions_k)
+
+    def placed(self, query: Tensor, key: Tensor) -> Mask:
+        """The same mask, with positions 0, 1, 2, ... where none were given."""
         if self.positions_q is not None:
-            return self.dense
+            return self
         steps = torch.arange(key.shape[2], device=key.device)[None]
-        return replace(self, positions_q=steps[:, -query.shape[2] :], positions_k=steps).dense
+        return replace(self, positions_q=steps[:, -query.shape[2] :], positions_k=steps)
 
 
 class KVCache(Protocol):
@@ -112,9 +121,10 @@ def softmax_attention(
     scores = query @ key.mT / query.shape[-1] ** 0.5
     if softcap:
         scores = softcap * torch.tanh(scores / softcap)
-    if mask.bias is not None:
-        scores = scores + mask.bias.to(scores.dtype)
-    allowed = mask.allowed(query, key)
+    mask = mask.placed(query, key)
+    if mask.added is not None:
+        scores = scores + mask.added.to(scores.dtype)
+    allowed = mask.dense
     scores = scores.masked_fill(~allowed, float("-inf"))
     weights = torch.softmax(scores, dim=-1).masked_fill(~allowed.any(-1, keepdim=True), 0.0)
     return F.dropout(weights, dropout) @ value
@@ -133,11 +143,12 @@ def fast_attention(
     own = mask.causal and mask.positions_k is None and query.shape[2] == key.shape[2]
     on_cpu = query.device.type == "cpu"
     if own and on_cpu and mask.bias is None and _trains(query, dropout):
-        return causal_attention(query, key, value, None if mask.plain else mask.allowed(query, key), dropout)
+        allowed = None if mask.plain else mask.placed(query, key).dense
+        return causal_attention(query, key, value, allowed, dropout)
     if mask.plain and (own or not mask.causal):
         added = None
     else:
-        added = _additive(mask, query, key)
+        added = _additive(mask.placed(query, key), query.dtype)
     if dropout and on_cpu:
         return _weights_dropped(query, key, value, added, dropout)
     causal = mask.causal and added is None
@@ -148,13 +159,11 @@ def _trains(query: Tensor, dropout: float) -> bool:
     return bool(dropout) or (query.requires_grad and query.shape[2] <= LONGEST)
 
 
-def _additive(mask: Mask, query: Tensor, key: Tensor) -> Tensor:
+def _additive(mask: Mask, dtype: torch.dtype) -> Tensor:
     """Allowed pairs (bool), or the bias with `-inf` elsewhere."""
-    allowed = mask.allowed(query, key)
-    if mask.bias is None:
-        return allowed
-    bias = mask.bias.to(query.dtype)
-    return bias.masked_fill(~allowed, float("-inf"))
+    if mask.added is None:
+        return mask.dense
+    return mask.added.to(dtype).masked_fill(~mask.dense, float("-inf"))
 
 
 def _weights_dropped(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None, rate: float) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,9 @@ from plait.nn.attention import KVCache, Mask
 from plait.nn.block import Block
 from plait.nn.config import ModelConfig
 from plait.nn.dropout import Dropout
+from plait.nn.loss import LossSum, cross_entropy
 from plait.nn.norm import make_norm
-from plait.nn.position import alibi_slopes, rope_frequencies, rope_table, sinusoids, t5_buckets
+from plait.nn.position import Sinusoids, alibi_slopes, rope_frequencies, rope_table, t5_buckets
 
 
 class Decoder(nn.Module):
@@ -28,8 +29,11 @@ class Decoder(nn.Module):
             raise ValueError("ModelConfig.vocab must be set before a Decoder is built")
         self.config = config
         self.embed_tokens: nn.Embedding | None = nn.Embedding(config.vocab, config.width)
-        learned = config.position == "learned"
-        self.embed_positions = nn.Embedding(config.context, config.width) if learned else None
+        self.embed_positions: nn.Module | None = None
+        if config.position == "learned":
+            self.embed_positions = nn.Embedding(config.context, config.width)
+        elif config.position == "sinusoidal":
+            self.embed_positions = Sinusoids(config.width)
         t5 = config.position == "t5"
         self.relative_bias = nn.Embedding(config.t5_buckets, config.heads) if t5 else None
         self.dropout = Dropout(config.dropout)
@@ -94,27 +98,20 @@ class Decoder(nn.Module):
         if self.config.embed_scale != 1.0:
             x = x * self.config.embed_scale
         if self.embed_positions is not None:
-            x = x + self.embed_positions(positions.clamp(min=0))
-        elif self.config.position == "sinusoidal":
-            x = x + sinusoids(positions, self.config.width, x.dtype)
+            x = x + self.embed_positions(positions.clamp(min=0)).to(x.dtype)
         return self.dropout(x)
 
     def _mask(
         self, where: Tensor, positions: Tensor | None, segments: Tensor | None, cache: KVCache | None
     ) -> Mask:
+        bias = self._bias if self.config.position in ("alibi", "t5") else None
         if cache is not None:
-            keys = cache.extend(where)
-            return Mask(positions_q=where, positions_k=keys, bias=self._bias(where, keys))
-        bias = self._bias(where, where)
-        if segments is None:  # the order within a row is the order of its one document
-            plain = Mask(bias=bias)
-            return plain if bias is None and not self.config.window else Mask(positions_q=where, bias=bias)
-        steps = torch.arange(where.shape[1], device=where.device).expand_as(where)
-        return Mask(positions_q=steps, segments_q=segments, bias=bias)
+            return Mask(positions_q=where, positions_k=cache.extend(where), bias=bias)
+        if segments is None and bias is None and not self.config.window:
+            return Mask()  # the order within a row is the order of its one document
+        return Mask(positions_q=where, segments_q=segments, bias=bias)
 
-    def _bias(self, query: Tensor, key: Tensor) -> Tensor | None:
-        if self.config.position not in ("alibi", "t5"):
-            return None
+    def _bias(self, query: Tensor, key: Tensor) -> Tensor:
         distance = key[:, None, :] - query[:, :, None]
         if self.relative_bias is None:
             slopes = alibi_slopes(self.config.heads).float().to(distance.device)
@@ -124,38 +121,24 @@ class Decoder(nn.Module):
 
 
 class Head(nn.Linear):
-    """Hidden states to logits, with the configuration's scale and soft cap (Gemma 2, section 2)."""
+    """Hidden states to logits, with the configuration's scale and soft cap (Gemma 2, section 2).
+
+    `loss` is the cross-entropy of these logits; where each process has a part of the vocabulary, one that
+    knows the others' is put in its place.
+    """
+
+    loss: Callable[..., LossSum]
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config.width, config.vocab, bias=config.head_bias)
         self.scale, self.softcap = config.logit_scale, config.logit_softcap
+        self.loss = cross_entropy
 
     def forward(self, x: Tensor) -> Tensor:
         logits = super().forward(x)
         if self.scale != 1.0:
             logits = logits * self.scale
         return self.softcap * torch.tanh(logits / self.softcap) if self.softcap else logits
-
-
-@torch.no_grad()
-def initialize(model: Decoder, seed: int) -> None:
-    """Fill every parameter from (seed, its name), so that no layout or building order can change it.
-
-    Matrices are normal with `init_std`; those that write into the residual stream are divided by
-    `sqrt(2 · layers)` (Radford et al. 2019, section 2.3). Norm weights and biases keep their constants.
-    """
-    residual = (2 * model.config.layers) ** -0.5
-    for name, parameter in model.named_parameters():
-        if parameter.ndim < 2:
-            if name.endswith("bias"):
-                parameter.zero_()
-            continue
-        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
-        writes = name.endswith(("o_proj.weight", "down_proj.weight", "down_proj"))
-        std = model.config.init_std * (residual if writes else 1.0)
-        values = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
-        parameter.copy_(values * std)
 
 
 def parameter_count(model: nn.Module) -> int:

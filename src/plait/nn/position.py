@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from plait.nn.config import ModelConfig, RopeScaling
 
@@ -104,6 +104,20 @@ def sinusoids(positions: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     rates = 10_000.0 ** (-2 * torch.arange(half, device=positions.device, dtype=wide) / width)
     angles = positions.to(wide)[..., None] * rates
     return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., :width].to(dtype)
+
+
+class Sinusoids(nn.Module):
+    """`sinusoids` in the place of learned positions, in the type of the model."""
+
+    like: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.register_buffer("like", torch.empty(0), persistent=False)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        return sinusoids(positions, self.width, self.like.dtype)
 
 
 def alibi_slopes(heads: int) -> Tensor:

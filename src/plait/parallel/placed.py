@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from plait.data.batch import Batch, StepBatch
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, initialize
+from plait.nn.decoder import Decoder, Head
+from plait.nn.initialize import initialize
 from plait.nn.loss import LossSum
 from plait.nn.moe import MoE
 from plait.parallel.layout import Layout
 
-Objective = Callable[[Tensor, nn.Module, Batch], LossSum]
+Objective = Callable[[Tensor, Head, Batch], LossSum]
 
 
 class Placed:

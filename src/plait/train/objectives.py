@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from plait.data.batch import Batch
-from plait.nn.loss import LossSum, cross_entropy
+from plait.nn.decoder import Head
+from plait.nn.loss import LossSum
 from plait.parallel.placed import Objective
 from plait.train.config import TrainConfig
 
 
 def next_token(
-    hidden: Tensor, head: nn.Module, batch: Batch, *, label_smoothing: float = 0.0, z_loss: float = 0.0
+    hidden: Tensor, head: Head, batch: Batch, *, label_smoothing: float = 0.0, z_loss: float = 0.0
 ) -> LossSum:
     """Cross-entropy of each next token; positions with target -100 (prompts, padding) have no loss."""
-    return cross_entropy(head(hidden), batch.targets, label_smoothing=label_smoothing, z_loss=z_loss)
+    return head.loss(head(hidden), batch.targets, label_smoothing=label_smoothing, z_loss=z_loss)
 
 
 def objective_of(config: TrainConfig) -> Objective:
