@@ -29,6 +29,8 @@ BIASES = dict.fromkeys(("qkv_bias", "out_bias", "mlp_bias"), True)
         ("qwen3", {"window": 8, "window_pattern": 2, "tied": False}),
         ("qwen3_moe", {"experts": 8}),
         ("qwen3_moe", {"experts": 8, "window": 8, "balance_loss": 0.0}),
+        ("qwen3_moe", {"experts": 8, "capacity_factor": 1.25}),  # a matter of training
+        ("qwen3", {"balance_bias": 0.001}),  # there is no choice to bias
         ("llama", {"qk_norm": False}),
         ("llama", {"qk_norm": False, **BIASES}),
         ("gpt2", {**PLAIN, **BIASES, "kv_heads": 4, "dropout": 0.2}),
@@ -44,6 +46,7 @@ def test_family_of_a_configuration(family, fields):
     [
         ({"activation": "relu2", "gated": False}, ["gated"]),
         ({"experts": 4, "shared_experts": 1}, ["shared_experts"]),
+        ({"experts": 4, "balance_bias": 0.001}, ["balance_bias"]),
         ({"experts": 4, "window": 8, "window_pattern": 2}, ["window_pattern"]),
         ({"norm_offset": True}, ["norm_offset"]),
         ({"norm_place": "sandwich"}, ["norm_place"]),
@@ -98,6 +101,8 @@ CONFIGS = st.builds(
     window_pattern=st.integers(1, 4),
     experts=st.sampled_from([0, 4]),
     expert_ffn=st.sampled_from([0, 16]),
+    balance_bias=st.sampled_from([0.0, 0.001]),
+    capacity_factor=st.sampled_from([0.0, 1.25]),
     dropout=st.sampled_from([0.0, 0.1]),
     attn_dropout=st.sampled_from([-1.0, 0.0, 0.3]),
 )

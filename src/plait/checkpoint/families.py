@@ -14,7 +14,7 @@ from plait.checkpoint.rope import read_rope, refuse, scaled_theta, write_rope
 from plait.errors import ModelError, did_you_mean
 from plait.nn.config import ModelConfig
 
-TRAINING_ONLY = frozenset({"dropout", "attn_dropout", "balance_loss", "init_std"})
+TRAINING_ONLY = frozenset({"dropout", "attn_dropout", "balance_loss", "capacity_factor", "init_std"})
 # the first name is written, all are read
 ACTIVATIONS = {
     "silu": ("silu", "swish"),
@@ -294,7 +294,7 @@ def function_of(config: ModelConfig) -> dict[str, Any]:
         fields["expert_ffn"] = config.expert_ffn or config.ffn
         unused.add("ffn")
     else:
-        unused |= {"experts_per_token", "shared_experts", "expert_ffn", "norm_topk"}
+        unused |= {"experts_per_token", "shared_experts", "expert_ffn", "norm_topk", "balance_bias"}
     return {name: value for name, value in fields.items() if name not in unused}
 
 

@@ -50,10 +50,18 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with its tensors on a device."""
+        return self._each(lambda x: x.to(device))
+
+    def take(self, index: Tensor) -> Batch:
+        """The places `index` of every row."""
+        return self._each(lambda x: x[:, index])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         names = ("tokens", "targets", "positions", "segments", "held")
         tensors = {name: getattr(self, name) for name in names}
-        moved = {name: None if value is None else value.to(device) for name, value in tensors.items()}
-        return replace(self, **moved)
+        return replace(
+            self, **{name: value if value is None else change(value) for name, value in tensors.items()}
+        )
 
 
 @dataclass(frozen=True)

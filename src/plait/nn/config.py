@@ -78,6 +78,12 @@ class ModelConfig(Config):
     expert_ffn: int = Field(default=0, ge=0, description="0: ffn")
     norm_topk: bool = True
     balance_loss: float = Field(default=0.01, ge=0)
+    balance_bias: float = Field(
+        default=0.0, ge=0, description="a step's change of the bias on the choice of experts; 0: no bias"
+    )
+    capacity_factor: float = Field(
+        default=0.0, ge=0, description="an expert's room in training, in even shares; 0: drops nothing"
+    )
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
     attn_dropout: float = Field(default=-1.0, ge=-1, lt=1, description="-1: as dropout")

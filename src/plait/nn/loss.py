@@ -51,7 +51,7 @@ def cross_entropy(
         label_smoothing: mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
         z_loss: weight of `logsumexp(logits)²` (Chowdhery et al. 2022, section 5).
     """
-    logits, targets = _wide(logits.flatten(0, -2)), targets.flatten()
+    logits, targets = wide(logits.flatten(0, -2)), targets.flatten()
     keep = targets != IGNORE
     if label_smoothing or z_loss:
         log_norm = logits.logsumexp(-1)
@@ -75,11 +75,11 @@ def kl_divergence(
         logits, teacher_logits: `[..., vocab]`.
         targets: ids `[...]`; only which positions count is read.
     """
-    student, teacher = ((_wide(each) / temperature).log_softmax(-1) for each in (logits, teacher_logits))
+    student, teacher = ((wide(each) / temperature).log_softmax(-1) for each in (logits, teacher_logits))
     divergence = (teacher.exp() * (teacher - student)).sum(-1)
     return temperature**2 * (divergence * (targets != IGNORE)).sum()
 
 
-def _wide(logits: Tensor) -> Tensor:
+def wide(logits: Tensor) -> Tensor:
     """At least float32: a sum of exponentials needs its range."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

@@ -63,7 +63,6 @@ class MoE(nn.Module):
             part of a spread sequence holds that of the whole sequence.
         load: choices of each expert in training since last cleared, dropped ones too, `[experts]`. Of a
             spread sequence those of this part.
-        dropped: how many of these choices the capacity dropped.
         held: bool `[batch, time]` of the tokens that count for all of these, the others are padding; None:
             all. It is set with each batch by whoever runs the forward pass.
         parts: how sequences are spread; set by whoever spreads them.
@@ -75,7 +74,6 @@ class MoE(nn.Module):
     aux_scale: Tensor
     aux_sum: Tensor
     load: Tensor
-    dropped: Tensor
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -94,7 +92,6 @@ class MoE(nn.Module):
         self.register_buffer("aux_scale", torch.zeros(()), persistent=False)
         self.register_buffer("aux_sum", torch.zeros(()), persistent=False)
         self.register_buffer("load", torch.zeros(config.experts), persistent=False)
-        self.register_buffer("dropped", torch.zeros(()), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x` `[batch, time, width]` → same shape."""
@@ -125,7 +122,6 @@ class MoE(nn.Module):
         held = torch.ones_like(chosen[..., 0], dtype=torch.bool) if self.held is None else self.held
         whole, real = self.parts.gather(chosen), self.parts.gather(held)
         kept = self.parts.own(within_capacity(whole, real, self.capacity_factor, len(self.load)))
-        self.dropped += (held[..., None] & ~kept).sum()
         return chosen.masked_fill(~kept, DROPPED)
 
 
@@ -182,7 +178,7 @@ def update_choice_bias(moe: MoE) -> None:
     To be called once a step, when `load` holds the counts of the whole step. Without `balance_bias`: nothing.
     """
     if moe.choice_bias is not None:
-        moe.choice_bias += moe.bias_speed * (moe.load.mean() - moe.load).sign()
+        moe.choice_bias.add_((moe.load.mean() - moe.load).sign(), alpha=moe.bias_speed)
 
 
 class AddLoss(torch.autograd.Function):

@@ -2,119 +2,267 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from plait.data.batch import Batch, StepBatch
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, Head
-from plait.nn.initialize import initialize
+from plait.nn.decoder import Decoder
 from plait.nn.loss import LossSum
-from plait.nn.moe import MoE
-from plait.parallel.layout import Layout
+from plait.nn.moe import MoE, update_choice_bias
+from plait.parallel.context import zigzag
+from plait.parallel.data import local, sum_gradients, sync_when
+from plait.parallel.layout import ROWS
+from plait.parallel.mesh import Mesh
+from plait.parallel.part import Objective, Part
+from plait.parallel.pieces import Piece, Sharding, copies_of, piece
+from plait.parallel.pipeline import Pipeline, add_tied
 
-Objective = Callable[[Tensor, Head, Batch], LossSum]
+__all__ = ["Objective", "Placed"]
+HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 
 
 class Placed:
-    """One process: one part, nothing sharded.
+    """The parts of a model that this process runs, and how they work with those of the others.
 
     Attributes:
-        parts: the modules this process runs.
-        aux_loss: summed auxiliary losses of the last `forward_backward`.
+        parts: one, or several where a pipeline rank has several stages.
+        config: of the whole model.
+        pieces: of every parameter here, which box of the whole it is.
+        copies: parameters that are copies of others, which count and are saved.
+        aux_loss: summed auxiliary losses of the last `forward_backward`, over all ranks.
+        loads: tokens sent to each expert of each layer in the last step, over all ranks, `[layers, experts]`.
     """
 
-    def __init__(self, model: Decoder, device: torch.device, autocast: torch.dtype | None) -> None:
-        self.model, self.device, self.autocast = model.to(device), device, autocast
-        self.parts: list[nn.Module] = [self.model]
+    def __init__(
+        self,
+        parts: list[Part],
+        config: ModelConfig,
+        mesh: Mesh,
+        device: torch.device,
+        shardings: Mapping[str, Sharding],
+        shapes: Mapping[str, tuple[int, ...]],
+        *,
+        travels_as: torch.dtype,
+    ) -> None:
+        self.parts, self.config, self.mesh, self.device = parts, config, mesh, device
+        self.shardings, self.shapes, self.travels_as = dict(shardings), dict(shapes), travels_as
         self.aux_loss = 0.0
-        self._experts = [module for module in model.modules() if isinstance(module, MoE)]
+        self.loads = torch.zeros(0)
+        layout = mesh.layout
+        group = mesh.group("pp")
+        self._pipeline = Pipeline(parts, layout, group, device) if group else None
+        # a tied head whose embedding lies on another stage, or in another part, is a copy of it
+        self.copies = {HEAD: EMBEDDING} if config.tied and layout.pp > 1 else {}
+        self._parameters = [pair for part in parts for pair in part.model.named_parameters()]
+        for copy, name in self.copies.items():
+            self.shapes[copy], self.shardings[copy] = self.shapes[name], self.shardings[name]
+        self.pieces = {name: self.piece(name, mesh.at) for name, _ in self._parameters}
+        self._moe: dict[int, MoE] = {
+            int(number): block.mlp
+            for part in parts
+            for number, block in part.model.layers.items()
+            if isinstance(block.mlp, MoE)
+        }
+
+    @property
+    def data_rank(self) -> int:
+        """Whose rows of a batch this rank works on."""
+        return self.mesh.index(*ROWS)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the rank that writes and speaks."""
+        return self.mesh.rank == 0
+
+    # ---- computing
 
     def forward_backward(self, batch: StepBatch, objective: Objective, scale: float = 1.0) -> LossSum:
-        """Leave gradients of `scale · (sum of losses) / batch.target_tokens` in the parameters."""
-        for experts in self._experts:
-            experts.aux_scale.fill_(scale / batch.target_tokens)
+        """Leave gradients of `scale · (sum of losses) / batch.target_tokens` in the parameters.
+
+        Args:
+            batch: this data rank's rows; `target_tokens` counts those of all ranks.
+
+        Returns:
+            The sums over all ranks (`total` is this rank's own).
+        """
+        each = scale / batch.target_tokens
+        for experts in self._moe.values():
+            experts.aux_scale.fill_(each / self.mesh.sizes["tp"])
             experts.aux_sum.zero_()
             experts.load.zero_()
-        self.model.train()
-        total: LossSum | None = None
-        for micro in batch.microbatches:
-            loss = self._loss(micro, objective)
-            (loss.total * (scale / batch.target_tokens)).backward()
-            total = loss.detach() if total is None else total + loss.detach()
-        assert total is not None, "a step has at least one microbatch"
-        self.aux_loss = float(sum(experts.aux_sum.item() for experts in self._experts))
-        return total
+        micros = [self._own(micro) for micro in batch.microbatches]
+        losses = self._run(micros, objective, each)
+        self._reduce()
+        return self._gathered_sums(losses)
+
+    def _run(self, micros: list[Batch], objective: Objective, each: float) -> list[LossSum]:
+        self._prepare(micros, objective, training=True)
+        if self._pipeline is not None:
+            return self._pipeline.forward_backward(self._hidden(micros[0]), each)
+        (part,) = self.parts
+        losses = []
+        for number in range(len(micros)):
+            sync_when(part, last=number == len(micros) - 1)
+            hidden = part(torch.empty(0), torch.tensor(number))
+            loss = part.loss(hidden, number)
+            (loss.total * each).backward()
+            losses.append(loss.detach())
+        return losses
 
     @torch.no_grad()
     def evaluate(self, batch: Batch, objective: Objective) -> LossSum:
-        """The loss of one batch without dropout or gradients."""
-        self.model.eval()
-        return self._loss(batch, objective)
+        """This rank's share of the loss of one batch, without dropout or gradients; see `total`."""
+        own = self._own(batch)
+        self._prepare([own], objective, training=False)
+        if self._pipeline is not None:
+            loss = self._pipeline.evaluate(self._hidden(own))
+        else:
+            (part,) = self.parts
+            loss = part.loss(part(torch.empty(0), torch.tensor(0)), 0)
+        for part in self.parts:
+            if isinstance(part, nn.Module) and hasattr(part, "reshard"):
+                part.reshard()  # type: ignore[operator]
+        if loss is not None and self.mesh.at["tp"] == 0:
+            return loss
+        zero = torch.zeros((), device=self.device)
+        return LossSum(zero, zero, zero, zero)
 
-    def _loss(self, batch: Batch, objective: Objective) -> LossSum:
-        batch = batch.to(self.device)
-        for experts in self._experts:
-            experts.held = batch.held
-        cast = torch.autocast(self.device.type, self.autocast) if self.autocast else nullcontext()
-        with cast:
-            hidden = self.model.hidden(batch.tokens, positions=batch.positions, segments=batch.segments)
-            assert self.model.lm_head is not None
-            return objective(hidden, self.model.lm_head, batch)
+    def total(self, numbers: Sequence[float]) -> list[float]:
+        """Sums over all ranks of numbers that each has a share of."""
+        values = torch.tensor(numbers, dtype=torch.float64)
+        if self.mesh.layout.world > 1:
+            dist.all_reduce(values)
+        return values.tolist()
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Parameters by global name, tied ones once."""
-        return self.model.named_parameters()
+    def _prepare(self, micros: list[Batch], objective: Objective, *, training: bool) -> None:
+        for part in self.parts:
+            part.train(training)
+            part.batches, part.objective = micros, objective
+
+    def _own(self, batch: Batch) -> Batch:
+        """The batch on the device, with this context rank's tokens of each row.
+
+        Positions that go without saying are said where a rank sees a part of the tokens or of the time.
+        """
+        layout = self.mesh.layout
+        rows, time = batch.tokens.shape
+        if batch.positions is None and (layout.cp > 1 or (layout.pp > 1 and layout.tp > 1)):
+            batch = replace(batch, positions=torch.arange(time).expand(rows, -1))
+        if layout.cp > 1:
+            batch = batch.take(zigzag(time, layout.cp, self.mesh.at["cp"]))
+        return batch.to(self.device)
+
+    def _hidden(self, batch: Batch) -> Tensor:
+        """An empty tensor of the shape and type that pipeline stages hand on."""
+        rows, time = batch.tokens.shape
+        shape = rows, time // self.mesh.sizes["tp"], self.config.width
+        return torch.empty(shape, dtype=self.travels_as, device=self.device)
+
+    # ---- gradients
+
+    def _reduce(self) -> None:
+        """Sum gradients over the ranks that hold copies, and over those that saw a part of the work each."""
+        alike: dict[tuple[str, ...], list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                sharding = self.shardings[name]
+                axes = {"dp", "cp"} | ({"ep"} if sharding.ep is None else set())
+                axes |= {"tp"} if sharding.tp is None else set()
+                alike.setdefault(tuple(sorted(axes)), []).append(parameter)
+        for axes in sorted(alike):
+            group = self.mesh.group(*axes)
+            if group is not None:
+                sum_gradients(alike[axes], group)
+        pipeline = self.mesh.group("pp")
+        if pipeline is not None and self.copies:
+            tied = (parameter for name, parameter in self.named_parameters() if name in (EMBEDDING, HEAD))
+            add_tied([local(p.grad) for p in tied if p.grad is not None], self.mesh.layout, pipeline)
+
+    def _gathered_sums(self, losses: list[LossSum]) -> LossSum:
+        """Sums of the step over all ranks, and with them the experts' loads."""
+        counts = self.mesh.at["tp"] == 0
+        sums = torch.zeros(4, dtype=torch.float64)
+        loads = torch.zeros(self.config.layers if self._has_experts else 0, self.config.experts)
+        if counts:
+            for loss in losses:
+                sums += sums.new_tensor([float(loss.nll), float(loss.correct), float(loss.tokens), 0.0])
+            for number, experts in self._moe.items():
+                loads[number] = experts.load.cpu()
+                if self.mesh.at["cp"] == 0:
+                    sums[3] += float(experts.aux_sum)
+        if self.mesh.layout.world > 1:
+            everything = torch.cat((sums, loads.flatten().double()))
+            dist.all_reduce(everything)
+            sums, loads = everything[:4], everything[4:].view_as(loads)
+        self.loads, self.aux_loss = loads, float(sums[3])
+        for number, experts in self._moe.items():
+            experts.load.copy_(loads[number])
+        own = sum((loss.total for loss in losses), torch.zeros(()))
+        return LossSum(own, sums[0], sums[1], sums[2])
+
+    @property
+    def _has_experts(self) -> bool:
+        return self.config.experts > 0
+
+    def update_biases(self) -> None:
+        """Move the experts' choice biases by the loads of the last step, where the model balances so."""
+        for experts in self._moe.values():
+            update_choice_bias(experts)
 
     @torch.no_grad()
     def clip(self, max_norm: float, scale: float = 1.0) -> Tensor:
-        """Undo `scale`, clip to the global 2-norm `max_norm` (0: leave as is), return the norm before."""
-        parameters = [p for _, p in self.named_parameters() if p.grad is not None]
-        if scale != 1.0:
-            for parameter in parameters:
-                assert parameter.grad is not None
-                parameter.grad /= scale
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        """Undo `scale`, clip to the global 2-norm `max_norm` (0: leave as is), return the norm before.
+
+        Each element counts once, however many ranks hold it: a rank adds its share of the squares.
+        """
+        squares = torch.zeros((), dtype=torch.float64)
+        grads: list[Tensor] = []
+        for name, parameter in self.named_parameters():
+            if parameter.grad is None:
+                continue
+            grad = local(parameter.grad)
+            grads.append(grad)
+            if scale != 1.0:
+                grad /= scale
+            if name not in self.copies:
+                square = torch.linalg.vector_norm(grad, dtype=wide(grad.dtype)).double().square()
+                squares += square.cpu() / copies_of(self.shardings[name], self.mesh)
+        if self.mesh.layout.world > 1:
+            dist.all_reduce(squares)
+        norm = squares.sqrt()
         if max_norm:
-            nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+            factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+            for grad in grads:
+                grad.mul_(factor.to(grad.device, grad.dtype))
         return norm
 
+    # ---- parameters
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters here by global name, the `copies` among them."""
+        yield from self._parameters
+
+    def piece(self, name: str, at: dict[str, int]) -> Piece:
+        """The box of a parameter that the rank at a place holds."""
+        return piece(name, self.shapes[name], self.shardings[name], self.mesh, at)
+
     def state_dict(self) -> dict[str, Tensor]:
-        """Weights by global name, tied ones once."""
-        return {name: parameter.detach() for name, parameter in self.named_parameters()}
+        """This rank's pieces of the weights by global name; what is a copy here is left out."""
+        named = self.named_parameters()
+        return {name: local(parameter.detach()) for name, parameter in named if name not in self.copies}
 
     @torch.no_grad()
-    def load_state_dict(self, weights: dict[str, Tensor]) -> None:
-        """Copy weights in; every parameter must be there with its shape."""
+    def load_state_dict(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy whole weights, of which each rank takes its pieces."""
         for name, parameter in self.named_parameters():
-            parameter.copy_(weights[name])
+            local(parameter).copy_(self.pieces[name].of(weights[self.copies.get(name, name)]))
 
 
-def apply_layout(
-    config: ModelConfig,
-    layout: Layout,
-    device: torch.device,
-    *,
-    dtype: str = "float32",
-    seed: int = 0,
-    compiled: bool = False,
-) -> Placed:
-    """Build the model where it runs, initialized from (seed, parameter name).
-
-    Args:
-        dtype: float64 and float32 hold and compute in that type; bfloat16 and float16 compute in it under
-            autocast, with float32 weights.
-    """
-    assert layout.world == 1
-    model = Decoder(config)
-    initialize(model, seed)
-    if dtype == "float64":
-        model.double()
-    autocast = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(dtype)
-    if compiled:
-        for block in model.layers.values():
-            block.compile()
-    return Placed(model, device, autocast)
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """At least float32."""
+    return torch.promote_types(dtype, torch.float32)

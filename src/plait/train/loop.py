@@ -101,9 +101,10 @@ def train(
             state.loss_scale, state.good_steps = state.loss_scale / 2, 0  # overflow: skip this update
             optim.skip()
         else:
-            check_loss(mean, grad_norm, state, batch, untrained=math.log(placed.model.config.vocab))
+            check_loss(mean, grad_norm, state, batch, untrained=math.log(placed.config.vocab))
             share = lr_share(config, *_progress(config, state, total_steps))
             optim.step(share)
+            placed.update_biases()
             _grow_scale(state)
         state.step += 1
         state.tokens += tokens

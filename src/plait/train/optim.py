@@ -56,11 +56,11 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Optimizer:
-    """The configured optimizer(s) over `named` parameters (tied ones once)."""
+    """The configured optimizer(s) over those `named` parameters (tied ones once) that want a gradient."""
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> None:
         self.config = config
-        self.names = dict(named)
+        self.names = {name: parameter for name, parameter in named if parameter.requires_grad}
         self.lr = 0.0  # of the last step
         groups = self._groups()
         self.parts: list[torch.optim.Optimizer] = []

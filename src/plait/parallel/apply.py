@@ -1,0 +1,158 @@
+"""`apply_layout`: build this rank's parts of a model, each parameter no larger than what the rank holds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from plait.nn.config import ModelConfig
+from plait.nn.decoder import Decoder
+from plait.nn.initialize import initial
+from plait.nn.moe import MoE
+from plait.parallel.context import context_core
+from plait.parallel.data import local, share_out
+from plait.parallel.expert import all_to_all_dispatch
+from plait.parallel.layout import Layout
+from plait.parallel.mesh import Mesh
+from plait.parallel.part import Part, stage_model
+from plait.parallel.pieces import Sharding, even
+from plait.parallel.pipeline import split_layers, stages_of
+from plait.parallel.placed import Placed
+from plait.parallel.sequence import ContextParts
+from plait.parallel.tensor import cut_dimension, cut_model
+
+HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def apply_layout(
+    config: ModelConfig,
+    layout: Layout,
+    device: torch.device,
+    *,
+    dtype: str = "float32",
+    seed: int = 0,
+    compiled: bool = False,
+    mesh: Mesh | None = None,
+) -> Placed:
+    """Build the model where it runs, initialized from (seed, parameter name, index): the same under any layout.
+
+    Stages are split from a model without memory, parameters cut by experts and tensor parallelism, exchanges
+    put into the seams, blocks compiled, the rest shared out, and only then memory taken and filled.
+
+    Args:
+        dtype: float64 and float32 hold and compute in that type; bfloat16 and float16 compute in it, with
+            float32 weights: under autocast, or under fsdp with parameters gathered in that type.
+        mesh: the ranks; None makes them from the default process group.
+    """
+    mesh = mesh or Mesh(layout, device.type)
+    with torch.device("meta"):
+        shapes = {name: tuple(parameter.shape) for name, parameter in Decoder(config).named_parameters()}
+    shardings = {name: _sharding(name, config, layout) for name in shapes}
+    half = HALF.get(dtype)
+    shared = layout.fsdp > 1
+    ranges = split_layers(config, layout.total_stages)
+    parts = []
+    for stage in stages_of(layout, mesh.at["pp"]):
+        last = stage == layout.total_stages - 1
+        with torch.device("meta"):
+            model = stage_model(config, ranges[stage], first=stage == 0, last=last)
+        if dtype == "float64":
+            model.double()
+        _cut(model, shapes, shardings, mesh)
+        model.tie()
+        _exchange(model, config, layout, mesh)
+        if compiled:
+            for block in model.layers.values():
+                block.compile()
+        part = Part(model, stage, layout.total_stages, None if shared else half)
+        if shared:
+            share_out(part, model.layers.values(), mesh.submesh("fsdp"), half=half, keep=layout.pp > 1)
+        _materialize(part, device)
+        parts.append(part)
+    weights = torch.float64 if dtype == "float64" else torch.float32
+    placed = Placed(
+        parts, config, mesh, device, shardings, shapes, travels_as=half if shared and half else weights
+    )
+    _initialize(placed, seed)
+    return placed
+
+
+def _sharding(name: str, config: ModelConfig, layout: Layout) -> Sharding:
+    stacked = ".mlp.experts." in name
+    return Sharding(
+        tp=cut_dimension(name, config, layout.tp) if layout.tp > 1 else None,
+        ep=0 if stacked and layout.ep > 1 else None,
+        fsdp=not name.endswith("choice_bias"),
+    )
+
+
+def _cut(
+    model: Decoder, shapes: dict[str, tuple[int, ...]], shardings: dict[str, Sharding], mesh: Mesh
+) -> None:
+    """Make parameters as small as tensor and expert parallelism leave them."""
+    for prefix, module in model.named_modules():
+        for leaf, parameter in list(module.named_parameters(prefix, recurse=False)):
+            if leaf not in shapes:  # the head of a tied model that has no embedding here
+                leaf_sharding = shardings["embed_tokens.weight"]
+            else:
+                leaf_sharding = shardings[leaf]
+            size = list(parameter.shape)
+            for axis in ("ep", "tp"):
+                dim = getattr(leaf_sharding, axis)
+                if dim is not None:
+                    size[dim] = even(size[dim], mesh.sizes[axis], mesh.at[axis])[1]
+            if size != list(parameter.shape):
+                small = nn.Parameter(parameter.new_empty(size), requires_grad=parameter.requires_grad)
+                setattr(module, leaf.rpartition(".")[2], small)
+
+
+def _exchange(model: Decoder, config: ModelConfig, layout: Layout, mesh: Mesh) -> None:
+    """Put what talks to other ranks into the seams of the model."""
+    context, experts, tensor = mesh.group("cp"), mesh.group("ep"), mesh.group("tp")
+    for block in model.layers.values():
+        if context is not None:
+            block.self_attn.core = context_core(context, layout.attention)
+        if isinstance(block.mlp, MoE):
+            if context is not None:
+                block.mlp.parts = ContextParts(context)
+            if experts is not None:
+                block.mlp.experts.dispatch = all_to_all_dispatch(experts, config.experts)
+    if tensor is not None:
+        cut_model(model, config, tensor)
+
+
+@torch.no_grad()
+def _materialize(part: Part, device: torch.device) -> None:
+    """Give parameters and buffers memory, shared ones once."""
+    made: dict[int, nn.Parameter] = {}
+    for module in part.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if id(parameter) not in made:
+                made[id(parameter)] = nn.Parameter(
+                    _with_memory(parameter, device), requires_grad=parameter.requires_grad
+                )
+            setattr(module, name, made[id(parameter)])
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            module.register_buffer(name, torch.zeros_like(buffer, device=device), persistent=False)
+
+
+def _with_memory(parameter: Tensor, device: torch.device) -> Tensor:
+    if not isinstance(parameter, DTensor):
+        return torch.empty_like(parameter, device=device)
+    return DTensor.from_local(
+        torch.empty_like(parameter.to_local(), device=device),
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
+@torch.no_grad()
+def _initialize(placed: Placed, seed: int) -> None:
+    for name, parameter in placed.named_parameters():
+        box = placed.pieces[name]
+        source = placed.copies.get(name, name)
+        local(parameter).copy_(initial(placed.config, seed, source, box.shape, box.start, box.size))

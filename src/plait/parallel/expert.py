@@ -1,0 +1,78 @@
+"""Expert parallelism: the experts of a layer are spread over ranks, and tokens travel to them and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from plait.errors import ConfigError
+from plait.nn.experts import Experts, Pairs
+
+
+def all_to_all_dispatch(
+    group: dist.ProcessGroup, count: int
+) -> Callable[[Experts, Tensor, Tensor, Tensor], Tensor]:
+    """An `Experts.dispatch` for experts spread over `group`, equal to `dispatch_here` with all of them.
+
+    The stacked weights of rank r hold experts `r · count/ranks` to `(r + 1) · count/ranks`. Tokens and weights
+    are each rank's own, so an expert's gradient is the sum over the tokens of all ranks: it must not be
+    reduced over the group again. All ranks must call it, and its backward, equally often; each may have any
+    number of tokens, none too.
+
+    Args:
+        group: the ranks, in the order of their experts.
+        count: experts of all ranks.
+
+    Raises:
+        ConfigError: when the experts do not divide evenly.
+    """
+    ranks = dist.get_world_size(group)
+    if count % ranks:
+        good = [n for n in range(1, count + 1) if count % n == 0]
+        raise ConfigError(f"experts={count} is not divisible by ep={ranks}; use ep from {good}")
+    local = count // ranks
+
+    def dispatch(experts: Experts, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and not x.requires_grad:
+            x = x.detach().requires_grad_()  # so that backward takes this rank through the same exchanges
+        pairs = Pairs.of(chosen, count)
+        sent = torch.tensor(pairs.sizes, device=x.device)
+        received = torch.empty_like(sent)
+        dist.all_to_all_single(received, sent, group=group)
+        per_rank = received.view(ranks, local)
+        leave, arrive = sent.view(ranks, local).sum(1).tolist(), per_rank.sum(1).tolist()
+
+        arrived = all_to_all(x[pairs.tokens], arrive, leave, group)  # sorted by rank, then by expert
+        expert = torch.arange(local, device=x.device).repeat(ranks).repeat_interleave(received)
+        order = expert.argsort(stable=True)
+        out = experts.each(arrived[order], per_rank.sum(0).tolist())
+        back = all_to_all(out[order.argsort()], leave, arrive, group)
+        return pairs.combine(back, weights, x)
+
+    return dispatch
+
+
+class _AllToAll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, output_splits: list[int], input_splits: list[int], group) -> Tensor:
+        ctx.reverse = input_splits, output_splits, group
+        out = x.new_empty(sum(output_splits), *x.shape[1:])
+        dist.all_to_all_single(out, x.contiguous(), output_splits, input_splits, group=group)
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        return _AllToAll.apply(grads[0], *ctx.reverse), None, None, None
+
+
+def all_to_all(
+    x: Tensor, output_splits: list[int], input_splits: list[int], group: dist.ProcessGroup
+) -> Tensor:
+    """Send `input_splits[r]` rows of `x` to each rank r and take `output_splits[r]` from it, in rank order.
+
+    Differentiable; backward is the reverse exchange.
+    """
+    return _AllToAll.apply(x, output_splits, input_splits, group)

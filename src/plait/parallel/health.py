@@ -1,0 +1,299 @@
+"""What each rank is doing, which is slow and which is gone, told through the store that all ranks share."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import re
+import secrets
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from statistics import median, median_low
+from time import monotonic, sleep, time
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from plait.errors import ConfigError, TrainingError
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+EVERY = 1.0  # seconds between two posts of a rank
+SAMPLE = 0.02  # seconds between two looks at what the main thread does
+MISSED = 2.5  # posts not made until a rank counts as gone
+PATIENCE = 5.0  # seconds for one answer of the store while a failure is explained
+SHOWN = 8  # ranks of a message; of a thousand nobody reads all
+# Frames that pass a call on; then the places where a rank waits, and those below them where it works.
+THROUGH = ("/torch/_ops.py", "/torch/utils/_contextlib.py", "/contextlib.py")
+WAITING = ("/torch/distributed/", "/plait/parallel/collectives.py")
+WORKING = ("/torch/distributed/tensor/", "/torch/distributed/checkpoint/", "/torch/distributed/algorithms/")
+BROKEN = re.compile(r"\bgloo\b|\bnccl|connection (closed|reset|refused)|timed out waiting|broken pipe")
+
+
+@dataclass(frozen=True)
+class Post:
+    """The last word of a rank: its step and phase, `age` seconds ago; `left`: it has ended in good order."""
+
+    step: int
+    phase: str
+    age: float
+    beat: int
+    every: float
+    left: bool
+
+    @property
+    def late(self) -> bool:
+        """Whether its rank has missed posts that it owes."""
+        return not self.left and self.age > MISSED * self.every
+
+    def __str__(self) -> str:
+        return f"step {self.step} ({self.phase})"
+
+
+class Health:
+    """Posts what this rank does, from a thread, and measures how much of its time is its own work.
+
+    Watches the thread that makes it. `world` is the number of ranks, `every` the seconds between posts.
+    """
+
+    def __init__(self, store: Store, rank: int, world: int, *, every: float = EVERY) -> None:
+        self.rank, self.world, self.every = rank, world, every
+        self._now = (0, "start")
+        self._counts = self._seen = (0, 0)  # samples: all, and those of waiting
+        self._beats = 0
+        self._watched = threading.get_ident()
+        # a connection of its own: a thread that waits for a key holds the connection until it comes
+        self._store: Store | None = store.clone()  # pyright: ignore[reportAttributeAccessIssue]
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="plait-health", daemon=True)
+        self._thread.start()
+        atexit.register(self.close)
+
+    def at(self, step: int, phase: str) -> None:
+        """Note what this rank does now; costs nothing."""
+        self._now = (step, phase)
+
+    def own_share(self) -> float:
+        """The share of time since the last call that this rank did not wait for others; 1 where unknown."""
+        counts, before = self._counts, self._seen
+        self._seen = counts
+        every, waiting = counts[0] - before[0], counts[1] - before[1]
+        return 1 - waiting / every if every else 1.0
+
+    def close(self) -> None:
+        """Post that this rank leaves in good order, and stop."""
+        atexit.unregister(self.close)
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        self._thread.join(self.every)
+        if not self._thread.is_alive():  # else the store does not answer, and would not answer us either
+            self._post(left=True)
+
+    def _live(self) -> None:
+        due = monotonic()
+        while not self._closed.is_set():
+            if monotonic() >= due:
+                due = monotonic() + self.every
+                self._post()
+            if frame := sys._current_frames().get(self._watched):
+                every, waiting = self._counts
+                self._counts = (every + 1, waiting + waits(frame))
+            self._closed.wait(SAMPLE)
+
+    def _post(self, left: bool = False) -> None:
+        if self._store is None:
+            return
+        self._beats += 1
+        step, phase = self._now
+        post = {"step": step, "phase": phase, "time": time(), "beat": self._beats, "every": self.every}
+        try:
+            self._store.set(f"health/{self.rank}", json.dumps(post | {"left": left}))
+        except RuntimeError:  # the store is gone: the main thread will notice by itself
+            self._store = None
+
+
+def waits(frame: FrameType | None) -> bool:
+    """Whether a thread whose innermost frame this is waits for other ranks.
+
+    Only that frame tells: a pipeline's schedule, in torch.distributed too, calls the layers that compute.
+    """
+    while frame is not None and frame.f_code.co_filename.endswith(THROUGH):
+        frame = frame.f_back
+    file = frame.f_code.co_filename if frame else ""
+    return any(part in file for part in WAITING) and not any(part in file for part in WORKING)
+
+
+def last_posts(store: Store, world: int) -> list[Post | None]:
+    """The last post of every rank; None for one that has made none. Ages need one clock: one machine's."""
+    posts: list[Post | None] = []
+    for key in (f"health/{rank}" for rank in range(world)):
+        post = json.loads(store.get(key)) if store.check([key]) else None
+        posts.append(Post(age=max(0.0, time() - post.pop("time")), **post) if post else None)
+    return posts
+
+
+def is_communication_error(error: BaseException) -> bool:
+    """Whether `error` says that ranks could not talk to each other."""
+    from torch.distributed import DistError
+
+    broken = isinstance(error, RuntimeError | ConnectionError) and BROKEN.search(str(error).lower())
+    return isinstance(error, DistError) or bool(broken)
+
+
+def explain(error: BaseException, store: Store, world: int, rank: int) -> str:
+    """Which rank made a communication of this rank fail, and where it was; takes up to three seconds."""
+    try:
+        store.set_timeout(timedelta(seconds=PATIENCE))
+        before = after = last_posts(store, world)
+        every = max((post.every for post in before if post), default=EVERY)
+        deadline = monotonic() + MISSED * every
+        while (silent := _silent(before, after, rank)) and monotonic() < deadline:
+            sleep(every / 5)
+            after = last_posts(store, world)
+    except RuntimeError:
+        hosted = {"PLAIT_AGENT_STORE", "TORCHELASTIC_USE_AGENT_STORE"} & os.environ.keys()
+        return f"{'the launcher' if hosted else 'rank 0'}, which holds the store, is gone"
+    if silent:
+        more = f" (and {len(silent) - 1} more)" if len(silent) > 1 else ""
+        return f"rank {silent[0]} stopped answering at {after[silent[0]]}{more}"
+    if gone := [(post.age, other) for other, post in enumerate(after) if post and post.left]:
+        first = max(gone)[1]  # who left first left the others behind
+        return f"rank {first} left at {after[first]}"
+    states = [f"step {post.step} {post.phase}" if post else "not started" for post in after[:SHOWN]]
+    seen = ", ".join(f"rank {other} {state}" for other, state in enumerate(states))
+    seen += f" and {world - SHOWN} more" if world > SHOWN else ""
+    found = re.search(r"(\d+) ?(?:ms\b|milliseconds)", str(error))
+    what = f"timed out after {int(found[1]) / 1000:.3g} s" if found else "the connection to a rank broke"
+    return f"{what}; last seen: {seen}"
+
+
+def _silent(before: Sequence[Post | None], after: Sequence[Post | None], rank: int) -> list[int]:
+    """Ranks, but this one, that have not posted in between and have not left."""
+    still = [old and new and not new.left and old.beat == new.beat for old, new in zip(before, after)]
+    return [other for other, same in enumerate(still) if same and other != rank]
+
+
+def stragglers(seconds: Sequence[Sequence[float]], factor: float = 3.0) -> list[tuple[int, float]]:
+    """Ranks whose own work takes more than `factor` times the usual, and how many times.
+
+    `seconds[rank]` are the own seconds of its last steps. The usual is the lower median over ranks: with
+    two ranks the faster one, since the mean of both would hide a slow one.
+    """
+    middles = [median(steps) if steps else 0.0 for steps in seconds]
+    usual = median_low(middles or [0.0])
+    return [(rank, middle / usual) for rank, middle in enumerate(middles) if middle > factor * usual > 0]
+
+
+def claim_error(store: Store, rank: int) -> bool:
+    """Whether this rank is the first to have something to say about a failure: only it prints its line."""
+    try:
+        return store.compare_set("health/error", "", str(rank)).decode() == str(rank)
+    except RuntimeError:  # nobody left to agree with: two lines are better than none
+        return True
+
+
+def same_everywhere(store: Store, rank: int, world: int, facts: dict[str, str], timeout: float = 60) -> None:
+    """Make sure that every rank has the facts of rank 0, such as its recipe's hash and versions.
+
+    Raises:
+        ConfigError: on a rank that differs, naming key and values; the other ranks leave with SystemExit(2).
+        TrainingError: a rank has not answered in time.
+    """
+    store.set(f"facts/{rank}", json.dumps(facts))
+    first = _posted(store, "facts/0", timeout)
+    differ = (key for key in sorted(facts.keys() | first) if facts.get(key) != first.get(key))
+    complaint = None
+    if key := next(differ, None):
+        complaint = f"rank {rank} has {key} {facts.get(key)!r} where rank 0 has {first.get(key)!r}"
+        complaint += "; every rank needs the same"
+    _agree(store, "facts", rank, world, complaint, timeout)
+
+
+def shared_directory(store: Store, rank: int, world: int, directory: Path, timeout: float = 60) -> None:
+    """Make sure that all ranks see one directory: they must read there what rank 0 writes.
+
+    Raises:
+        ConfigError: on a rank that does not; the other ranks leave with SystemExit(2).
+        TrainingError: a rank has not answered in time.
+    """
+    complaint = None
+    if rank:
+        name, token, path = _posted(store, "shared/0", timeout)
+        if token and not _reads(directory / name, token):
+            complaint = (
+                f"rank {rank} does not see {path} of rank 0: out must be on a disk that all nodes share"
+            )
+        _agree(store, "shared", rank, world, complaint, timeout)
+        return
+    token, file = secrets.token_hex(16), directory / f".shared-{secrets.token_hex(4)}"
+    try:
+        try:
+            file.write_text(token, encoding="ascii")
+        except OSError as error:
+            token, complaint = (
+                "",
+                f"{directory}: {(error.strerror or 'no access').lower()}; set another `out`",
+            )
+        store.set("shared/0", json.dumps((file.name, token, str(directory))))
+        _agree(store, "shared", rank, world, complaint, timeout)
+    finally:
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
+
+
+def _reads(file: Path, token: str) -> bool:
+    """Whether `file` holds `token`, now or within two seconds: a network disk shows new files late."""
+
+    def same() -> bool:
+        with suppress(OSError, UnicodeDecodeError):
+            return file.read_text(encoding="ascii") == token
+        return False
+
+    return _wait(same, 2)
+
+
+def _posted(store: Store, key: str, timeout: float) -> Any:
+    """What rank 0 has posted."""
+    if not _wait(lambda: store.check([key]), timeout):
+        raise _late(0, timeout)
+    return json.loads(store.get(key))
+
+
+def _agree(store: Store, topic: str, rank: int, world: int, complaint: str | None, timeout: float) -> None:
+    """Go on when no rank has a complaint; else leave all together, the complaining rank with its words."""
+    bad, told, left = (f"{topic}/{word}" for word in ("bad", "told", "left"))
+    if complaint:
+        store.set(bad, complaint)
+    store.set(f"{told}/{rank}", "")
+    store.add(told, 1)  # after the complaint, so that who counts all of them has seen it
+    if not _wait(lambda: store.check([bad]) or store.add(told, 0) == world, timeout):
+        late = (other for other in range(world) if not store.check([f"{told}/{other}"]))
+        raise _late(next(late, 0), timeout)
+    if not store.check([bad]):
+        return
+    store.add(left, 1)
+    if rank == 0:  # it may hold the store: it leaves when the others know
+        _wait(lambda: store.add(left, 0) == world, PATIENCE)
+    if complaint:
+        raise ConfigError(complaint)
+    raise SystemExit(2)
+
+
+def _wait(condition: Callable[[], bool], timeout: float) -> bool:
+    """Whether it comes true in time; asks ever less often: a thousand ranks must not drown the store."""
+    deadline, pause = monotonic() + timeout, 0.01
+    while not (true := condition()) and monotonic() < deadline:
+        sleep(pause)
+        pause = min(0.5, pause * 1.5)
+    return true
+
+
+def _late(rank: int, timeout: float) -> TrainingError:
+    return TrainingError(f"rank {rank} has not answered within {timeout:.0f} s; see its own output")
