@@ -48,15 +48,15 @@ def rank_of(rank):
     )
     health = Health(store, rank, 3, every=0.4)
     own = []
-    for step in range(1, 9):
+    for step in range(1, 6):
         health.at(step, "forward_backward")
         start = time.monotonic()
-        time.sleep(0.2 if rank == 1 else 0.01)
+        time.sleep(0.3 if rank == 1 else 0.04)
         dist.all_reduce(torch.ones(4))
         own.append((time.monotonic() - start) * health.own_share())
     everywhere = [None] * 3
     dist.all_gather_object(everywhere, own)
-    health.at(9, "save")
+    health.at(6, "save")
     time.sleep(0.5)
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL if how == "kill" else signal.SIGSTOP)
@@ -68,7 +68,8 @@ def rank_of(rank):
         text = explain(error, store, 3, rank)
         said = {
             "text": text, "known": is_communication_error(error), "mine": claim_error(store, rank),
-            "noticed": noticed - start, "explained": time.monotonic() - noticed, "slow": stragglers(everywhere),
+            "noticed": noticed - start, "explained": time.monotonic() - noticed,
+            "slow": stragglers(everywhere),
         }
         with open(f"{folder}/{rank}.json", "w") as file:
             json.dump(said, file)
@@ -116,14 +117,13 @@ def test_the_lost_rank_is_named_and_the_slow_one_known(how, tmp_path):
     subprocess.run([sys.executable, "-c", RANKS, how, str(tmp_path)], env=environ, check=True, timeout=60)
     said = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 2)]
     for each in said:
-        assert each["text"] == "rank 1 stopped answering at step 9 (save)"
         assert each["known"]
         assert each["noticed"] < (1 if how == "kill" else 4)
         assert each["explained"] < 2.5 * 0.4 + 2
         [(rank, ratio)] = each["slow"]
         assert rank == 1
-        assert 3 < ratio
-    assert sum(each["mine"] for each in said) == 1, "two ranks would print"
+        assert ratio > 3
+    assert [each["text"] for each in said if each["mine"]] == ["rank 1 stopped answering at step 6 (save)"]
 
 
 def test_posts_tell_what_a_rank_does_and_that_it_left(store):
@@ -283,6 +283,17 @@ def test_one_rank_speaks(store):
     assert claim_error(PrefixStore("again", store), 0), "another attempt is another story"
 
 
+def test_who_would_not_be_heard_does_not_wait(store):
+    ranks = [Health(store, rank, 2, every=5) for rank in range(2)]
+    time.sleep(0.2)
+    claim_error(store, -1)
+    start = time.monotonic()
+    assert explain(RuntimeError("Broken pipe"), store, 2, 0) == "another rank was lost"
+    assert time.monotonic() - start < 1
+    for each in ranks:
+        each.close()
+
+
 def test_equal_facts_pass(store):
     facts = {"recipe": "1f", "torch": "2.13"}
     assert at_once(3, lambda rank: same_everywhere(store.clone(), rank, 3, facts)) == [None] * 3
@@ -306,7 +317,9 @@ def test_a_rank_that_never_comes_is_named(store):
     start = time.monotonic()
     outcomes = at_once(2, lambda rank: same_everywhere(store.clone(), rank, 3, {}, timeout=0.5))
     assert time.monotonic() - start < 3
-    assert [str(each) for each in outcomes] == ["rank 2 has not answered within 0 s; see its own output"] * 2
+    assert [str(each) for each in outcomes] == [
+        "rank 2 has not answered within 0.5 s; see its own output"
+    ] * 2
     assert isinstance(outcomes[0], TrainingError)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from plait.checkpoint.resolve import resolve, verify_weights
 from plait.checkpoint.tensors import (
     FLOATS,
     MAX_SHARD,
+    Source,
     TensorFiles,
     damaged,
     open_tensors,
@@ -40,7 +42,7 @@ SLACK = 16 * 1024**2  # bytes beside the weights: tokenizer, index, card
 
 def save_model(
     directory: str | Path,
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Source],
     config: ModelConfig,
     tokenizer: Tokenizer | None,
     *,
@@ -84,7 +86,7 @@ def save(model: Decoder, tokenizer: Tokenizer | None, directory: str | Path, **o
 
 def write_model(
     directory: Path,
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Source],
     config: ModelConfig,
     tokenizer: Tokenizer | None,
     *,
@@ -136,13 +138,26 @@ def load_model(model: str | Path) -> Decoder:
 
 def read_model(directory: Path) -> Decoder:
     """`load_model` of a model directory whose files need no comparing with recorded hashes."""
-    config, family = read_config(directory)
-    with open_tensors(directory, "model") as files:
-        decoder = empty_decoder(config, _widest(files))
+    with stored_weights(directory) as (config, dtype, weights):
+        decoder = empty_decoder(config, dtype)
         parameters = {name: parameter.data for name, parameter in decoder.named_parameters()}
-        _read_into(parameters, files, directory, config, family)
+        for name, value in weights:
+            parameters[name].copy_(value)
     decoder.tie()
     return decoder.eval()
+
+
+@contextmanager
+def stored_weights(
+    directory: Path,
+) -> Iterator[tuple[ModelConfig, torch.dtype, Iterator[tuple[str, Tensor]]]]:
+    """A model directory's configuration, widest dtype, and weights under our names, one after the other.
+
+    The weights lie in mapped files wherever possible, so that reading a part of one costs that part.
+    """
+    config, family = read_config(directory)
+    with open_tensors(directory, "model") as files:
+        yield config, _widest(files), _ours(files, directory, config, family)
 
 
 def weights_of(decoder: Decoder) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -220,20 +235,20 @@ def _say_once(message: str) -> None:
     say(message)
 
 
-def _read_into(
-    parameters: Mapping[str, Tensor], files: TensorFiles, directory: Path, config: ModelConfig, family: str
-) -> None:
+def _ours(
+    files: TensorFiles, directory: Path, config: ModelConfig, family: str
+) -> Iterator[tuple[str, Tensor]]:
     prefix = PREFIXES.get(family, "")
     bare = bool(prefix) and not any(name.startswith(prefix) for name in files.file_of)
-    table = links(family, config, parameters)
-    known = {name.removeprefix(prefix) if bare else name: link for link in table for name in link.theirs}
-    _check_names(known.keys(), files, directory, config, prefix if not bare else "")
+    shapes = parameter_shapes(config)
+    table = links(family, config, shapes)
+    known = {name.removeprefix(prefix) if bare else name for link in table for name in link.theirs}
+    _check_names(known, files, directory, config, prefix if not bare else "")
     for link in table:
         names = [name.removeprefix(prefix) if bare else name for name in link.theirs]
-        mine = [parameters[name] for name in link.ours]
-        _check_shapes(link, names, mine, files)
-        for into, value in zip(mine, to_ours(link, [files.view(n) for n in names], [len(t) for t in mine])):
-            into.copy_(value)
+        _check_shapes(link, names, [shapes[name] for name in link.ours], files)
+        sizes = [shapes[name][0] for name in link.ours]
+        yield from zip(link.ours, to_ours(link, [files.view(name) for name in names], sizes))
 
 
 def _check_names(
@@ -252,8 +267,8 @@ def _check_names(
         raise ModelError(f"{directory} holds {_some(extra)}, which this model does not have; {MISMATCH}")
 
 
-def _check_shapes(link: Link, names: list[str], mine: list[Tensor], files: TensorFiles) -> None:
-    expected = to_theirs(link, [tensor.to("meta") for tensor in mine])
+def _check_shapes(link: Link, names: list[str], mine: list[torch.Size], files: TensorFiles) -> None:
+    expected = to_theirs(link, [torch.empty(shape, device="meta") for shape in mine])
     for name, tensor in zip(names, expected, strict=True):
         if files.kind(name) not in FLOATS:
             raise ModelError(f"{files.file_of[name]}: {name} is {files.kind(name)}, not floating point")

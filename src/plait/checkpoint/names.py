@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from plait.checkpoint.tensors import Lazy, Source, fetched
 from plait.nn.config import ModelConfig
 
 # same: as it is. transpose: [out, in] ↔ [in, out]. stack: our [experts, in, out] ↔ one [out, in] an expert.
@@ -128,9 +130,27 @@ def to_ours(link: Link, tensors: Sequence[Tensor], sizes: Sequence[int]) -> list
     return list(tensors[0].t().split(list(sizes)))
 
 
-def export(family: str, config: ModelConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under our names → under the family's names."""
-    result: dict[str, Tensor] = {}
+def export(family: str, config: ModelConfig, weights: Mapping[str, Source]) -> dict[str, Source]:
+    """Weights under our names → under the family's names; lazy ones stay so."""
+    result: dict[str, Source] = {}
     for link in links(family, config, weights):
-        result.update(zip(link.theirs, to_theirs(link, [weights[name] for name in link.ours]), strict=True))
+        sources = [weights[name] for name in link.ours]
+        if any(isinstance(source, Lazy) for source in sources):
+            result.update(zip(link.theirs, _lazily(link, sources), strict=True))
+        else:
+            tensors = [fetched(source) for source in sources]
+            result.update(zip(link.theirs, to_theirs(link, tensors), strict=True))
     return result
+
+
+def _lazily(link: Link, sources: Sequence[Source]) -> list[Lazy]:
+    """Their tensors, made when the first is read, and given up when the last was."""
+    shapes = to_theirs(link, [torch.empty(s.shape, dtype=s.dtype, device="meta") for s in sources])
+    made: dict[int, Tensor] = {}
+
+    def read(number: int) -> Tensor:
+        if not made:
+            made.update(enumerate(to_theirs(link, [fetched(source) for source in sources])))
+        return made.pop(number)
+
+    return [Lazy(tuple(m.shape), m.dtype, partial(read, number)) for number, m in enumerate(shapes)]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import plait
 from plait import files
-from plait.checkpoint.directory import SLACK, as_dtype, read_model, weights_of, write_model
+from plait.checkpoint.directory import SLACK, as_dtype, read_config, stored_weights, write_model
 from plait.checkpoint.resolve import (
     AVERAGE,
     CHECKPOINTS,
@@ -28,25 +28,21 @@ from plait.checkpoint.resolve import (
     step_directories,
     verify,
 )
-from plait.checkpoint.tensors import MAX_SHARD, open_tensors, stored_bytes, write_shards
+from plait.checkpoint.tensors import MAX_SHARD, Source, open_tensors, stored_bytes, write_shards
 from plait.errors import BusyError, ModelError, PlaitError
 from plait.nn.config import ModelConfig
 from plait.text.tokenizer import Tokenizer
 
 LOCK = ".lock"  # in every run directory, from the first attempt on
-Tensors = dict[str, Tensor]
 
 
-@dataclass
+@dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on.
+    """A step directory whose files were compared with their hashes: what a run needs to go on.
 
     Attributes:
         path: the step directory.
         step: optimizer steps done.
-        weights: under plait's names, as they were trained (a tied head is not among them).
-        optim: optimizer tensors by parameter name, such as `{"norm.weight": {"exp_avg": ...}}`.
-        average: averaged weights, where the run keeps them.
         state: what the caller had given, from JSON.
         versions: of plait, torch and Python when it was written.
     """
@@ -54,23 +50,39 @@ class Checkpoint:
     path: Path
     step: int
     config: ModelConfig
-    weights: Tensors
-    optim: dict[str, Tensors]
-    average: Tensors | None
     state: dict[str, Any]
     versions: dict[str, str]
+
+    @property
+    def has_average(self) -> bool:
+        """Whether averaged weights were kept."""
+        return (self.path / AVERAGE).is_dir()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Names and values as they were trained (a tied head is not among them), in mapped files."""
+        return _exact_or(self.path, "weights", self.path)
+
+    def average(self) -> Iterator[tuple[str, Tensor]]:
+        """The averaged weights, as `weights`."""
+        return _exact_or(self.path, "average", self.path / AVERAGE)
+
+    def optim(self) -> Iterator[tuple[str, str, Tensor]]:
+        """Parameter name, slot and value of every optimizer tensor, in mapped files."""
+        for key, value in _exact(self.path, "optim"):
+            name, _, slot = key.rpartition("/")
+            yield name, slot, value
 
 
 def save_checkpoint(
     run_dir: str | Path,
     step: int,
     *,
-    weights: Mapping[str, Tensor],
+    weights: Mapping[str, Source],
     config: ModelConfig,
     tokenizer: Tokenizer | None,
-    optim: Mapping[str, Mapping[str, Tensor]],
+    optim: Mapping[str, Mapping[str, Source]],
     state: Mapping[str, Any],
-    average: Mapping[str, Tensor] | None = None,
+    average: Mapping[str, Source] | None = None,
     save_dtype: str = "float32",
     card: str = "",
     generation: Mapping[str, Any] | None = None,
@@ -83,7 +95,7 @@ def save_checkpoint(
     Args:
         run_dir: the run directory.
         step: optimizer steps done.
-        weights: under plait's names.
+        weights: under plait's names; they, too, may be fetched one by one as they are written.
         config: with `vocab` set.
         tokenizer: None leaves its files out.
         optim: optimizer tensors by parameter name.
@@ -160,49 +172,37 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not (path / STATE).is_file():
         raise ModelError(f"{path} is not a checkpoint of a run: it has no {STATE}")
     body = verify(path)
-    config, weights = weights_of(read_model(path))
-    average = weights_of(read_model(path / AVERAGE))[1] if (path / AVERAGE).is_dir() else None
-    return Checkpoint(
-        path=path,
-        step=body["step"],
-        config=config,
-        weights=_exact(path, "weights") or weights,
-        optim=unflatten(_exact(path, "optim")),
-        average=average and (_exact(path, "average") or average),
-        state=body["state"],
-        versions=body["versions"],
-    )
+    config, _ = read_config(path)
+    return Checkpoint(path, body["step"], config, body["state"], body["versions"])
 
 
-def exact_weights(path: Path) -> Tensors:
+def exact_weights(path: Path) -> Iterator[tuple[str, Tensor]]:
     """The weights of a step directory as they were trained, not rounded to `save_dtype`."""
-    verify(path)
-    return _exact(path, "weights") or weights_of(read_model(path))[1]
+    return load_checkpoint(path).weights()
 
 
-def _exact(path: Path, stem: str) -> Tensors:
-    if not any((path / "state").glob(f"{stem}*.safetensors")):
-        return {}
-    with open_tensors(path / "state", stem) as files:
-        return files.copies()
+def _exact_or(path: Path, stem: str, model: Path) -> Iterator[tuple[str, Tensor]]:
+    if any((path / "state").glob(f"{stem}*.safetensors")):
+        yield from _exact(path, stem)
+        return
+    with stored_weights(model) as (_, _, weights):
+        yield from weights
 
 
-def _rounds(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> bool:
+def _exact(path: Path, stem: str) -> Iterator[tuple[str, Tensor]]:
+    if any((path / "state").glob(f"{stem}*.safetensors")):
+        with open_tensors(path / "state", stem) as files:
+            for name in files.file_of:
+                yield name, files.view(name)
+
+
+def _rounds(tensors: Mapping[str, Source], dtype: torch.dtype) -> bool:
     return any(torch.promote_types(tensor.dtype, dtype) != dtype for tensor in tensors.values())
 
 
-def flatten(optim: Mapping[str, Mapping[str, Tensor]]) -> Tensors:
+def flatten(optim: Mapping[str, Mapping[str, Source]]) -> dict[str, Source]:
     """`{"norm.weight": {"exp_avg": t}}` → `{"norm.weight/exp_avg": t}`."""
     return {f"{name}/{key}": tensor for name, slots in optim.items() for key, tensor in slots.items()}
-
-
-def unflatten(tensors: Mapping[str, Tensor]) -> dict[str, Tensors]:
-    """The inverse of `flatten`."""
-    optim: dict[str, Tensors] = {}
-    for path, tensor in tensors.items():
-        name, _, key = path.rpartition("/")
-        optim.setdefault(name, {})[key] = tensor
-    return optim
 
 
 def prune(

@@ -8,9 +8,11 @@ a full disk is an `OSError`.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,33 @@ DTYPES = {
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
-def stored_bytes(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> int:
+@dataclass(frozen=True)
+class Lazy:
+    """A tensor that is not here yet: `read` fetches it when it is written, once."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    read: Callable[[], Tensor]
+
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+Source = Tensor | Lazy
+
+
+def fetched(source: Source) -> Tensor:
+    """The tensor itself."""
+    return source.read() if isinstance(source, Lazy) else source
+
+
+def stored_bytes(tensors: Mapping[str, Source], dtype: torch.dtype | None = None) -> int:
     """Bytes the tensors take in a file."""
     return sum(tensor.numel() * (dtype or tensor.dtype).itemsize for tensor in tensors.values())
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Source], dtype: torch.dtype | None = None) -> None:
     """Write one file, every tensor converted to `dtype` on its way (None: as it is)."""
     # wide elements first, so that everything is aligned to its own size
     names = sorted(tensors, key=lambda name: -(dtype or tensors[name].dtype).itemsize)
@@ -53,19 +76,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], dtype: torch.dtype 
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
-            plain = tensors[name].detach().to("cpu", dtype or tensors[name].dtype).contiguous()
+            plain = fetched(tensors[name]).detach().to("cpu", dtype or tensors[name].dtype).contiguous()
             file.write(plain.reshape(-1).view(torch.uint8).numpy().data)
 
 
 def write_shards(
     directory: Path,
     stem: str,
-    tensors: Mapping[str, Tensor],
+    tensors: Mapping[str, Source],
     dtype: torch.dtype | None = None,
     max_shard: int = MAX_SHARD,
 ) -> None:
     """Write `stem.safetensors`, or numbered files with an index where one would exceed `max_shard` bytes."""
-    groups: list[dict[str, Tensor]] = [{}]
+    groups: list[dict[str, Source]] = [{}]
     size = 0
     for name, tensor in tensors.items():
         bytes_ = tensor.numel() * (dtype or tensor.dtype).itemsize
@@ -108,10 +131,6 @@ class TensorFiles:
             return self._handles[self.file_of[name]].get_tensor(name)
         except SafetensorError as error:
             raise damaged(self.file_of[name], error) from None
-
-    def copies(self) -> dict[str, Tensor]:
-        """Everything, in memory of its own."""
-        return {name: self.view(name).clone() for name in self.file_of}
 
 
 @contextmanager

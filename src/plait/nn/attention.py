@@ -52,8 +52,16 @@ class Mask:
         return not self.window and all(field is None for field in fields)
 
     def with_window(self, window: int) -> Mask:
-        """The same mask under another sliding window."""
-        return self if window == self.window else replace(self, window=window)
+        """The same mask under another sliding window, one for all layers that have it."""
+        if window == self.window:
+            return self
+        if window not in self._windows:
+            self._windows[window] = replace(self, window=window)
+        return self._windows[window]
+
+    @cached_property
+    def _windows(self) -> dict[int, Mask]:
+        return {}
 
     @cached_property
     def dense(self) -> Tensor:

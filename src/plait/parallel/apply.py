@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder
 from plait.nn.initialize import initial
 from plait.nn.moe import MoE
 from plait.parallel.context import context_core
-from plait.parallel.data import local, share_out
+from plait.parallel.data import like, local, share_out
 from plait.parallel.expert import all_to_all_dispatch
 from plait.parallel.layout import Layout
 from plait.parallel.mesh import Mesh
@@ -72,7 +71,14 @@ def apply_layout(
         parts.append(part)
     weights = torch.float64 if dtype == "float64" else torch.float32
     placed = Placed(
-        parts, config, mesh, device, shardings, shapes, travels_as=half if shared and half else weights
+        parts,
+        config,
+        mesh,
+        device,
+        shardings,
+        shapes,
+        ranges,
+        travels_as=half if shared and half else weights,
     )
     _initialize(placed, seed)
     return placed
@@ -138,16 +144,7 @@ def _materialize(part: Part, device: torch.device) -> None:
 
 
 def _with_memory(parameter: Tensor, device: torch.device) -> Tensor:
-    if not isinstance(parameter, DTensor):
-        return torch.empty_like(parameter, device=device)
-    return DTensor.from_local(
-        torch.empty_like(parameter.to_local(), device=device),
-        parameter.device_mesh,
-        parameter.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )
+    return like(parameter, torch.empty_like(local(parameter), device=device))
 
 
 @torch.no_grad()

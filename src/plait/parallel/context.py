@@ -51,10 +51,10 @@ def context_core(group: Group, kind: str = "auto") -> Core:
     """What to put in the place of `Attention.core` where rows are spread zig-zag over a group.
 
     Args:
-        kind: auto, ring: a ring where it can do what is asked (see `plait.parallel.ring.unfit`), else gather;
-            a ring is never slower and needs the least memory. gather: `gathered_attention`.
-            exchange: `exchanged_attention`. All ranks must be asked for the same, as they are when they hold
-            parts of the same rows.
+        kind: auto, ring: a ring, which needs the least memory, where it can do what is asked (see
+            `plait.parallel.ring.unfit`), else gather. gather: `gathered_attention`. exchange:
+            `exchanged_attention`. All ranks must be asked for the same, as they are when they hold parts of
+            the same rows.
 
     Raises:
         ValueError: an unknown kind.

@@ -25,6 +25,20 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def like(parameter: Tensor, piece: Tensor) -> Tensor:
+    """A rank's numbers as the kind of tensor the parameter is; the inverse of `local`."""
+    if not isinstance(parameter, DTensor):
+        return piece
+    return DTensor.from_local(
+        piece,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
 def share_out(
     part: nn.Module, blocks: Iterable[nn.Module], mesh: DeviceMesh, *, half: torch.dtype | None, keep: bool
 ) -> None:

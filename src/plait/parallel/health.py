@@ -28,6 +28,7 @@ EVERY = 1.0  # seconds between two posts of a rank
 SAMPLE = 0.02  # seconds between two looks at what the main thread does
 MISSED = 2.5  # posts not made until a rank counts as gone
 PATIENCE = 5.0  # seconds for one answer of the store while a failure is explained
+CLAIM = "health/error"
 SHOWN = 8  # ranks of a message; of a thousand nobody reads all
 # Frames that pass a call on; then the places where a rank waits, and those below them where it works.
 THROUGH = ("/torch/_ops.py", "/torch/utils/_contextlib.py", "/contextlib.py")
@@ -57,9 +58,9 @@ class Post:
 
 
 class Health:
-    """Posts what this rank does, from a thread, and measures how much of its time is its own work.
+    """Posts each `every` seconds what this rank does, and measures how much of its time is its own work.
 
-    Watches the thread that makes it. `world` is the number of ranks, `every` the seconds between posts.
+    A thread of its own watches the one that makes it.
     """
 
     def __init__(self, store: Store, rank: int, world: int, *, every: float = EVERY) -> None:
@@ -148,27 +149,32 @@ def is_communication_error(error: BaseException) -> bool:
 
 
 def explain(error: BaseException, store: Store, world: int, rank: int) -> str:
-    """Which rank made a communication of this rank fail, and where it was; takes up to three seconds."""
+    """Which rank made a communication of this rank fail, and where it was; takes up to three seconds.
+
+    Explain first and claim then: where another rank or the launcher has claimed already, this returns early.
+    """
     try:
         store.set_timeout(timedelta(seconds=PATIENCE))
         before = after = last_posts(store, world)
         every = max((post.every for post in before if post), default=EVERY)
         deadline = monotonic() + MISSED * every
         while (silent := _silent(before, after, rank)) and monotonic() < deadline:
+            if store.check([CLAIM]) and store.get(CLAIM).decode() != str(rank):
+                return "another rank was lost"
             sleep(every / 5)
             after = last_posts(store, world)
     except RuntimeError:
         hosted = {"PLAIT_AGENT_STORE", "TORCHELASTIC_USE_AGENT_STORE"} & os.environ.keys()
         return f"{'the launcher' if hosted else 'rank 0'}, which holds the store, is gone"
     if silent:
-        more = f" (and {len(silent) - 1} more)" if len(silent) > 1 else ""
+        more = f" (and {len(silent) - 1} more)" * (len(silent) > 1)
         return f"rank {silent[0]} stopped answering at {after[silent[0]]}{more}"
     if gone := [(post.age, other) for other, post in enumerate(after) if post and post.left]:
         first = max(gone)[1]  # who left first left the others behind
         return f"rank {first} left at {after[first]}"
     states = [f"step {post.step} {post.phase}" if post else "not started" for post in after[:SHOWN]]
     seen = ", ".join(f"rank {other} {state}" for other, state in enumerate(states))
-    seen += f" and {world - SHOWN} more" if world > SHOWN else ""
+    seen += f" and {world - SHOWN} more" * (world > SHOWN)
     found = re.search(r"(\d+) ?(?:ms\b|milliseconds)", str(error))
     what = f"timed out after {int(found[1]) / 1000:.3g} s" if found else "the connection to a rank broke"
     return f"{what}; last seen: {seen}"
@@ -194,7 +200,7 @@ def stragglers(seconds: Sequence[Sequence[float]], factor: float = 3.0) -> list[
 def claim_error(store: Store, rank: int) -> bool:
     """Whether this rank is the first to have something to say about a failure: only it prints its line."""
     try:
-        return store.compare_set("health/error", "", str(rank)).decode() == str(rank)
+        return store.compare_set(CLAIM, "", str(rank)).decode() == str(rank)
     except RuntimeError:  # nobody left to agree with: two lines are better than none
         return True
 
@@ -209,10 +215,8 @@ def same_everywhere(store: Store, rank: int, world: int, facts: dict[str, str], 
     store.set(f"facts/{rank}", json.dumps(facts))
     first = _posted(store, "facts/0", timeout)
     differ = (key for key in sorted(facts.keys() | first) if facts.get(key) != first.get(key))
-    complaint = None
-    if key := next(differ, None):
-        complaint = f"rank {rank} has {key} {facts.get(key)!r} where rank 0 has {first.get(key)!r}"
-        complaint += "; every rank needs the same"
+    say = "rank {} has {} {!r} where rank 0 has {!r}; every rank needs the same".format
+    complaint = next((say(rank, key, facts.get(key), first.get(key)) for key in differ), None)
     _agree(store, "facts", rank, world, complaint, timeout)
 
 
@@ -296,4 +300,4 @@ def _wait(condition: Callable[[], bool], timeout: float) -> bool:
 
 
 def _late(rank: int, timeout: float) -> TrainingError:
-    return TrainingError(f"rank {rank} has not answered within {timeout:.0f} s; see its own output")
+    return TrainingError(f"rank {rank} has not answered within {timeout:g} s; see its own output")

@@ -20,7 +20,6 @@ from plait.parallel.collectives import Group
 from plait.parallel.layout import V_SHAPED, Layout
 
 if TYPE_CHECKING:
-    from plait.data.batch import Batch
     from plait.parallel.part import Part
 
 CLASSES = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor, nn
 
 from plait.data.batch import Batch, StepBatch
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder
 from plait.nn.loss import LossSum
 from plait.nn.moe import MoE, update_choice_bias
 from plait.parallel.context import zigzag
@@ -19,10 +19,11 @@ from plait.parallel.data import local, sum_gradients, sync_when
 from plait.parallel.layout import ROWS
 from plait.parallel.mesh import Mesh
 from plait.parallel.part import Objective, Part
-from plait.parallel.pieces import Piece, Sharding, copies_of, piece
-from plait.parallel.pipeline import Pipeline, add_tied
+from plait.parallel.pieces import Piece, Sharding, copies_of, holders, piece
+from plait.parallel.pipeline import Pipeline, add_tied, owner_of
 
 __all__ = ["Objective", "Placed"]
+Named = list[tuple[str, nn.Parameter]]
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
 
 
@@ -33,6 +34,7 @@ class Placed:
         parts: one, or several where a pipeline rank has several stages.
         config: of the whole model.
         pieces: of every parameter here, which box of the whole it is.
+        layers: those of each pipeline stage.
         copies: parameters that are copies of others, which count and are saved.
         aux_loss: summed auxiliary losses of the last `forward_backward`, over all ranks.
         loads: tokens sent to each expert of each layer in the last step, over all ranks, `[layers, experts]`.
@@ -46,10 +48,12 @@ class Placed:
         device: torch.device,
         shardings: Mapping[str, Sharding],
         shapes: Mapping[str, tuple[int, ...]],
+        layers: Sequence[range],
         *,
         travels_as: torch.dtype,
     ) -> None:
         self.parts, self.config, self.mesh, self.device = parts, config, mesh, device
+        self.layers = list(layers)
         self.shardings, self.shapes, self.travels_as = dict(shardings), dict(shapes), travels_as
         self.aux_loss = 0.0
         self.loads = torch.zeros(0)
@@ -257,10 +261,61 @@ class Placed:
         return {name: local(parameter.detach()) for name, parameter in named if name not in self.copies}
 
     @torch.no_grad()
-    def load_state_dict(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy whole weights, of which each rank takes its pieces."""
+    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Copy whole weights, one after the other, of which each rank takes its pieces.
+
+        Raises:
+            KeyError: when a parameter is not among them.
+        """
+        here: dict[str, Named] = {}
         for name, parameter in self.named_parameters():
-            local(parameter).copy_(self.pieces[name].of(weights[self.copies.get(name, name)]))
+            here.setdefault(self.copies.get(name, name), []).append((name, parameter))
+        for name, whole in weights:
+            for own, parameter in here.pop(name, []):
+                local(parameter).copy_(self.pieces[own].of(whole))
+        if here:
+            raise KeyError(f"no weights for {sorted(here)}")
+
+    def on_whole(self, name: str, mine: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """This rank's piece of `function` of a whole matrix, or stack of whole matrices, cut as a parameter.
+
+        The pieces along fsdp and tp are brought together; where only a stack is cut, each rank works alone.
+        """
+        sharding, sizes = self.shardings[name], self.mesh.sizes
+        stack = len(self.shapes[name]) > 2
+        group = self.mesh.group("fsdp", "tp")
+        if group is None or (stack and (sharding.tp is None or sizes["tp"] == 1)):
+            return function(mine) if mine.numel() else mine
+        places = [
+            self.mesh.at | {"fsdp": fsdp, "tp": tp}
+            for fsdp in range(sizes["fsdp"])
+            for tp in range(sizes["tp"])
+        ]
+        boxes = [self.piece(name, place) for place in places]
+        flat = mine.new_zeros(max(math.prod(box.size) for box in boxes))
+        flat[: mine.numel()] = mine.flatten()
+        gathered = [torch.empty_like(flat) for _ in boxes]
+        dist.all_gather(gathered, flat, group=group)
+        first = [min(box.start[dim] for box in boxes) for dim in range(mine.ndim)]
+        ends = [max(box.start[dim] + box.size[dim] for box in boxes) for dim in range(mine.ndim)]
+        moved = [replace(box, start=tuple(s - f for s, f in zip(box.start, first))) for box in boxes]
+        whole = mine.new_empty([end - start for start, end in zip(first, ends)])
+        for box, numbers in zip(moved, gathered):
+            box.of(whole).copy_(numbers[: math.prod(box.size)].view(box.size))
+        return moved[self.mesh.index("fsdp", "tp")].of(function(whole))
+
+    def stage_of(self, name: str) -> int:
+        """The pipeline stage that holds a parameter."""
+        if name.startswith("layers."):
+            number = int(name.split(".")[1])
+            return next(stage for stage, layers in enumerate(self.layers) if number in layers)
+        return 0 if name.startswith("embed_") else len(self.layers) - 1
+
+    def holders(self, name: str) -> Iterator[tuple[int, Piece]]:
+        """The ranks that together hold a parameter once, with their pieces."""
+        stage_rank = owner_of(self.mesh.layout, self.stage_of(name))
+        for at in holders(self.shardings[name], self.mesh, stage_rank):
+            yield self.mesh.number(at), self.piece(name, at)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 import numpy as np
 import torch
@@ -177,7 +176,7 @@ def run(problem: Problem, layout: Layout, mesh: Mesh | None = None) -> tuple[Pla
         return loss
 
     placed.forward_backward = watched  # type: ignore[method-assign]
-    optim = Optimizer(placed.named_parameters(), problem.train)
+    optim = Optimizer(placed.named_parameters(), problem.train, placed.on_whole)
     steps = train(
         placed, loader, objective_of(problem.train), optim, problem.train, TrainState(),
         total_steps=problem.steps, seed=problem.seed,

@@ -237,7 +237,7 @@ def choose_size(vocab: int, minutes: float) -> tuple[int, int, int]:
     from plait.device import choose, measure
     from plait.nn.config import ModelConfig
     from plait.parallel.layout import Layout
-    from plait.parallel.placed import apply_layout
+    from plait.parallel.apply import apply_layout
     from plait.train.objectives import next_token
 
     machine = measure()

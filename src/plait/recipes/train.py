@@ -19,7 +19,7 @@ from plait.device import Machine, peak, pick_device
 from plait.errors import ConfigError, PlaitError
 from plait.log import say, warn
 from plait.nn.config import ModelConfig
-from plait.parallel.placed import apply_layout
+from plait.parallel.apply import apply_layout
 from plait.recipes.choices import batch_rows, settle, size_of
 from plait.recipes.fit import Stage, check_samples, fit_steps, restore
 from plait.recipes.recipe import FREE_AT_RESUME, MACHINE_KEYS, FromModel, Recipe, check_resume

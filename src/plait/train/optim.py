@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from plait.parallel.data import like, local
 from plait.train.config import TrainConfig
 
+OnWhole = Callable[[str, Tensor, Callable[[Tensor], Tensor]], Tensor]
 State = dict[str, dict[str, Tensor]]
 
 
@@ -17,31 +19,49 @@ class Muon(torch.optim.Optimizer):
 
     Works on whole matrices; stacked matrices `[experts, in, out]` are orthogonalized one by one. Updates are
     scaled by `sqrt(max(1, out / in))` and decay is decoupled.
+
+    Args:
+        named: parameters by name.
+        on_whole: of (name, piece, function), this rank's piece of the function of the whole tensor.
     """
 
-    def __init__(self, params, *, momentum: float, nesterov: bool, weight_decay: float) -> None:
+    def __init__(
+        self,
+        named: Mapping[str, nn.Parameter],
+        *,
+        momentum: float,
+        nesterov: bool,
+        weight_decay: float,
+        on_whole: OnWhole,
+    ) -> None:
         super().__init__(
-            params, {"lr": 0.0, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+            list(named.values()),
+            {"lr": 0.0, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay},
         )
+        self.named, self.on_whole = dict(named), on_whole
 
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[override]
         """One update from the gradients at hand."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-                update = parameter.grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                to, from_ = parameter.shape[-2:]  # of a linear layer; a stack is [experts, in, out]
-                if parameter.ndim > 2:
-                    to, from_ = from_, to
-                scale = max(1.0, to / from_) ** 0.5
-                parameter.add_(orthogonalize(update), alpha=-group["lr"] * scale)
+        (group,) = self.param_groups
+        for name, parameter in self.named.items():
+            if parameter.grad is None:
+                continue
+            weight, grad, state = local(parameter), local(parameter.grad), self.state[parameter]
+            if not state:
+                state["momentum_buffer"] = torch.zeros_like(weight)
+            buffer = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
+            update = grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
+            weight.mul_(1 - group["lr"] * group["weight_decay"])
+            weight.add_(self.on_whole(name, update, muon_update), alpha=-group["lr"])
+
+
+def muon_update(momentum: Tensor) -> Tensor:
+    """The update, before the learning rate, that a whole matrix or stack of matrices makes of its momentum."""
+    to, from_ = momentum.shape[-2:]  # of a linear layer; a stack is [experts, in, out]
+    if momentum.ndim > 2:
+        to, from_ = from_, to
+    return orthogonalize(momentum) * max(1.0, to / from_) ** 0.5
 
 
 def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
@@ -56,12 +76,22 @@ def orthogonalize(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 class Optimizer:
-    """The configured optimizer(s) over those `named` parameters (tied ones once) that want a gradient."""
+    """The configured optimizer(s) over `named` parameters (tied ones once); frozen parameters are left out.
 
-    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], config: TrainConfig) -> None:
+    Args:
+        on_whole: see `Muon`; the default is for parameters that are whole here.
+    """
+
+    def __init__(
+        self,
+        named: Iterable[tuple[str, nn.Parameter]],
+        config: TrainConfig,
+        on_whole: OnWhole = lambda name, piece, function: function(piece),
+    ) -> None:
         self.config = config
         self.names = {name: parameter for name, parameter in named if parameter.requires_grad}
         self.lr = 0.0  # of the last step
+        self.updated = False  # so that there is state
         groups = self._groups()
         self.parts: list[torch.optim.Optimizer] = []
         if config.optimizer == "sgd":
@@ -73,15 +103,16 @@ class Optimizer:
             )
         else:
             if config.optimizer == "muon":
-                matrices = [p for name, p in self.names.items() if is_hidden_matrix(name, p)]
+                matrices = {name: p for name, p in self.names.items() if is_hidden_matrix(name, p.ndim)}
                 muon = Muon(
                     matrices,
                     momentum=config.momentum,
                     nesterov=config.nesterov,
                     weight_decay=config.weight_decay,
+                    on_whole=on_whole,
                 )
                 self.parts.append(muon)
-                groups = self._groups(lambda name, p: not is_hidden_matrix(name, p))
+                groups = self._groups(lambda name, p: not is_hidden_matrix(name, p.ndim))
             self.parts.append(
                 torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps, fused=True)
             )
@@ -104,7 +135,7 @@ class Optimizer:
             for group in part.param_groups:
                 group["lr"] = peak * share
             part.step()
-        self.lr = self.config.lr * share
+        self.lr, self.updated = self.config.lr * share, True
         self.skip()
 
     def skip(self) -> None:
@@ -112,18 +143,32 @@ class Optimizer:
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
+    def slots(self, name: str, ndim: int) -> dict[str, bool]:
+        """What is kept of any parameter of the model, here or elsewhere: slot → whether it is one number.
+
+        Nothing before the first update.
+        """
+        if not self.updated:
+            return {}
+        if self.config.optimizer == "sgd":
+            return {"momentum_buffer": False} if self.config.momentum else {}
+        if self.config.optimizer == "muon" and is_hidden_matrix(name, ndim):
+            return {"momentum_buffer": False}
+        return {"step": True, "exp_avg": False, "exp_avg_sq": False}
+
     def state_dict(self) -> State:
-        """Every parameter's state tensors by global name; scalars as 0-d tensors."""
+        """This rank's pieces of every parameter's state by global name; scalars as 0-d tensors."""
         result: State = {}
         for name, parameter in self.names.items():
             for part in self.parts:
                 if parameter in part.state:
                     state = part.state[parameter]
-                    result[name] = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+                    kept = {key: value for key, value in state.items() if isinstance(value, Tensor)}
+                    result[name] = {key: local(value) for key, value in kept.items()}
         return result
 
     def load_state_dict(self, state: State) -> None:
-        """Take over saved state; names and shapes must match.
+        """Take over this rank's pieces of saved state; names and shapes must match.
 
         No state at all is what is left before the first update.
 
@@ -136,15 +181,19 @@ class Optimizer:
         for name, parameter in self.names.items():
             if name not in state:
                 raise ValueError(f"optimizer state of {name!r} is missing")
-            slots = {key: value.to(parameter.device).clone() for key, value in state[name].items()}
-            for key, value in slots.items():
-                if value.ndim and value.shape != parameter.shape:
+            here, part = local(parameter), owner[id(parameter)]
+            slots: dict[str, Tensor] = {}
+            for key, value in state[name].items():
+                if value.ndim and value.shape != here.shape:
                     raise ValueError(
-                        f"{key} of {name!r} has shape {list(value.shape)}, not {list(parameter.shape)}"
+                        f"{key} of {name!r} has shape {list(value.shape)}, not {list(here.shape)}"
                     )
-            owner[id(parameter)].state[parameter] = slots
+                value = value.to(here.device, copy=True)
+                slots[key] = value if isinstance(part, Muon) or not value.ndim else like(parameter, value)
+            part.state[parameter] = slots
+        self.updated = True
 
 
-def is_hidden_matrix(name: str, parameter: nn.Parameter) -> bool:
+def is_hidden_matrix(name: str, ndim: int) -> bool:
     """Whether Muon trains it: the matrices of the layers, not embeddings, head, router gates or vectors."""
-    return name.startswith("layers.") and parameter.ndim >= 2 and ".mlp.gate.weight" not in name
+    return name.startswith("layers.") and ndim >= 2 and ".mlp.gate.weight" not in name

@@ -1,0 +1,44 @@
+"""Work beside training, one piece at a time: a save must never wait for a disk, nor its failure be lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Background:
+    """Runs one task after the other in a thread; an error of one is raised where the next thing is asked."""
+
+    def __init__(self) -> None:
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def run(self, task: Callable[[], None]) -> None:
+        """Start a task once the one before has ended."""
+        self.wait()
+        self._thread = threading.Thread(target=self._guarded, args=(task,), name="save")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when nothing is running any more.
+
+        Raises:
+            Exception: what the task raised.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def check(self) -> None:
+        """Raise what a task raised that has ended already."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()
+
+    def _guarded(self, task: Callable[[], None]) -> None:
+        try:
+            task()
+        except BaseException as error:
+            self._error = error
