@@ -20,9 +20,18 @@ T = TypeVar("T")
 PLAIN_EVERY = 10.0  # seconds between progress lines where there is no terminal
 
 
+_silent = False
+
+
+def silence(silent: bool = True) -> None:
+    """Say nothing from here on, as one of several processes that would all say the same."""
+    global _silent
+    _silent = silent
+
+
 def console() -> Console:
     """A console on the *current* standard error (tests and servers replace it)."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, quiet=_silent)
 
 
 def say(message: str) -> None:
@@ -103,7 +112,7 @@ def _amount(value: float) -> str:
 def progress(label: str, total: float | None = None) -> Iterator[Progress]:
     """Show progress of long work: `with progress("tokenize", len(files)) as bar: bar.advance()`."""
     screen = console()
-    if not sys.stderr.isatty():
+    if _silent or not sys.stderr.isatty():
         yield Progress(label, total, None)
         return
     from rich import progress as rich

@@ -113,7 +113,7 @@ def at_once(world, act):
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
 def test_the_lost_rank_is_named_and_the_slow_one_known(how, tmp_path):
-    environ = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
+    environ = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, "-c", RANKS, how, str(tmp_path)], env=environ, check=True, timeout=60)
     said = [json.loads((tmp_path / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 2)]
     for each in said:
@@ -265,7 +265,7 @@ def test_stragglers(seconds, expected):
         ),
         (RuntimeError("Connection closed by peer [10.0.0.2]:81"), True),
         (DistNetworkError("failed to recv, got 0 bytes"), True),
-        (BrokenPipeError("broken pipe"), True),
+        (BrokenPipeError("broken pipe"), False),
         (RuntimeError("NCCL error in: ProcessGroupNCCL.cpp:2, remote process exited"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
         (ValueError("gloo"), False),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import TracebackType
 
 
 class Background:
@@ -16,7 +17,7 @@ class Background:
     def run(self, task: Callable[[], None]) -> None:
         """Start a task once the one before has ended."""
         self.wait()
-        self._thread = threading.Thread(target=self._guarded, args=(task,), name="save")
+        self._thread = threading.Thread(target=self._guarded, args=(task,), name="plait-save", daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -36,6 +37,16 @@ class Background:
         """Raise what a task raised that has ended already."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
+
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.wait()
+        except Exception:
+            if error is None or isinstance(error, GeneratorExit):
+                raise  # else what ended the work is the one to tell of
 
     def _guarded(self, task: Callable[[], None]) -> None:
         try:

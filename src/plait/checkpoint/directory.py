@@ -120,13 +120,20 @@ def load(model: str | Path) -> tuple[Decoder, Tokenizer]:
         ModelError: naming the file, tensor or setting that is missing, damaged or not expressible.
     """
     directory = resolve(model)
-    decoder, tokenizer = load_model(directory), Tokenizer.load(directory)
-    if tokenizer.vocab_size > decoder.config.vocab:
+    tokenizer = check_model(directory)
+    return read_model(directory), tokenizer
+
+
+def check_model(directory: Path) -> Tokenizer:
+    """The tokenizer of a model directory whose files are whole and belong together; raises as `load`."""
+    verify_weights(directory)
+    (config, _), tokenizer = read_config(directory), Tokenizer.load(directory)
+    if tokenizer.vocab_size > config.vocab:
         raise ModelError(
             f"{directory}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-            f"{decoder.config.vocab}; restore the tokenizer the model was trained with"
+            f"{config.vocab}; restore the tokenizer the model was trained with"
         )
-    return decoder, tokenizer
+    return tokenizer
 
 
 def load_model(model: str | Path) -> Decoder:

@@ -31,7 +31,11 @@ class Entry:
 
 def saving_group(placed: Placed) -> dist.ProcessGroup | None:
     """A group for snapshots alone, so that a thread can use it beside training; a collective call."""
-    return dist.new_group(backend="gloo", timeout=PATIENCE) if placed.mesh.layout.world > 1 else None
+    if placed.mesh.layout.world == 1:
+        return None
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(group, dist.ProcessGroup)
+    return group
 
 
 class Snapshot:

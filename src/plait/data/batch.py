@@ -126,6 +126,12 @@ def _document_ids(picks: Sequence[tuple[Source, int]]) -> list[str]:
 
 def evaluation_batches(source: Source, batch_size: int, *, attend_across: bool = False) -> Iterator[Batch]:
     """All rows of a source, in order, each exactly once; the last batch may be smaller."""
-    for first in range(0, source.rows.count, batch_size):
-        last = min(first + batch_size, source.rows.count)
-        yield make_batch([(source, row) for row in range(first, last)], attend_across=attend_across)
+    for number in range(-(-source.rows.count // batch_size)):
+        yield evaluation_batch(source, number, batch_size, attend_across=attend_across)
+
+
+def evaluation_batch(source: Source, number: int, batch_size: int, *, attend_across: bool = False) -> Batch:
+    """One of `evaluation_batches`."""
+    last = min((number + 1) * batch_size, source.rows.count)
+    rows = range(number * batch_size, last)
+    return make_batch([(source, row) for row in rows], attend_across=attend_across)

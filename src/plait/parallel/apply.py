@@ -84,6 +84,22 @@ def apply_layout(
     return placed
 
 
+def place_model(model: Decoder) -> Placed:
+    """A whole model as it is, in this process."""
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    parameter = next(model.parameters())
+    return Placed(
+        [Part(model, 0, 1, None)],
+        model.config,
+        Mesh(Layout()),
+        parameter.device,
+        dict.fromkeys(shapes, Sharding()),
+        shapes,
+        [range(model.config.layers)],
+        travels_as=parameter.dtype,
+    )
+
+
 def _sharding(name: str, config: ModelConfig, layout: Layout) -> Sharding:
     stacked = ".mlp.experts." in name
     return Sharding(

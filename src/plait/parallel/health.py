@@ -29,6 +29,7 @@ SAMPLE = 0.02  # seconds between two looks at what the main thread does
 MISSED = 2.5  # posts not made until a rank counts as gone
 PATIENCE = 5.0  # seconds for one answer of the store while a failure is explained
 CLAIM = "health/error"
+SHARED = "out must be on a disk that all nodes share"
 SHOWN = 8  # ranks of a message; of a thousand nobody reads all
 # Frames that pass a call on; then the places where a rank waits, and those below them where it works.
 THROUGH = ("/torch/_ops.py", "/torch/utils/_contextlib.py", "/contextlib.py")
@@ -144,7 +145,7 @@ def is_communication_error(error: BaseException) -> bool:
     """Whether `error` says that ranks could not talk to each other."""
     from torch.distributed import DistError
 
-    broken = isinstance(error, RuntimeError | ConnectionError) and BROKEN.search(str(error).lower())
+    broken = isinstance(error, RuntimeError) and BROKEN.search(str(error).lower())
     return isinstance(error, DistError) or bool(broken)
 
 
@@ -170,8 +171,7 @@ def explain(error: BaseException, store: Store, world: int, rank: int) -> str:
         more = f" (and {len(silent) - 1} more)" * (len(silent) > 1)
         return f"rank {silent[0]} stopped answering at {after[silent[0]]}{more}"
     if gone := [(post.age, other) for other, post in enumerate(after) if post and post.left]:
-        first = max(gone)[1]  # who left first left the others behind
-        return f"rank {first} left at {after[first]}"
+        return f"rank {(first := max(gone)[1])} left at {after[first]}"  # and left the others behind
     states = [f"step {post.step} {post.phase}" if post else "not started" for post in after[:SHOWN]]
     seen = ", ".join(f"rank {other} {state}" for other, state in enumerate(states))
     seen += f" and {world - SHOWN} more" * (world > SHOWN)
@@ -231,9 +231,7 @@ def shared_directory(store: Store, rank: int, world: int, directory: Path, timeo
     if rank:
         name, token, path = _posted(store, "shared/0", timeout)
         if token and not _reads(directory / name, token):
-            complaint = (
-                f"rank {rank} does not see {path} of rank 0: out must be on a disk that all nodes share"
-            )
+            complaint = f"rank {rank} does not see {path} of rank 0: {SHARED}"
         _agree(store, "shared", rank, world, complaint, timeout)
         return
     token, file = secrets.token_hex(16), directory / f".shared-{secrets.token_hex(4)}"
@@ -241,10 +239,8 @@ def shared_directory(store: Store, rank: int, world: int, directory: Path, timeo
         try:
             file.write_text(token, encoding="ascii")
         except OSError as error:
-            token, complaint = (
-                "",
-                f"{directory}: {(error.strerror or 'no access').lower()}; set another `out`",
-            )
+            reason = (error.strerror or "no access").lower()
+            token, complaint = "", f"{directory}: {reason}; set another `out`"
         store.set("shared/0", json.dumps((file.name, token, str(directory))))
         _agree(store, "shared", rank, world, complaint, timeout)
     finally:

@@ -277,7 +277,7 @@ class _Attempt:
         ]
         if not lost:
             rows = [(n, p.step, p.phase, f"{p.age:.0f}") if p else (n, "", "", "") for n, p in posts.items()]
-            table(f"all ranks waited{remedy}", ("rank", "step", "phase", "seconds ago"), rows)
+            table(f"the ranks waited for one another{remedy}", ("rank", "step", "phase", "seconds ago"), rows)
         elif not self.silent or claim_error(self.store, -1):  # else a rank has told of the silent one
             say("; ".join(lost) + remedy)
 

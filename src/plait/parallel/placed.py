@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from plait.data.batch import Batch, StepBatch
 from plait.nn.config import ModelConfig
+from plait.nn.decoder import Decoder
 from plait.nn.loss import LossSum
 from plait.nn.moe import MoE, update_choice_bias
 from plait.parallel.context import zigzag
@@ -25,6 +26,7 @@ from plait.parallel.pipeline import Pipeline, add_tied, owner_of
 __all__ = ["Objective", "Placed"]
 Named = list[tuple[str, nn.Parameter]]
 HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
+FROZEN = "choice_bias"
 
 
 class Placed:
@@ -72,6 +74,12 @@ class Placed:
             for number, block in part.model.layers.items()
             if isinstance(block.mlp, MoE)
         }
+
+    @property
+    def model(self) -> Decoder:
+        """The whole model, where one process holds it."""
+        assert self.mesh.layout.world == 1
+        return self.parts[0].model
 
     @property
     def data_rank(self) -> int:
@@ -142,6 +150,14 @@ class Placed:
         if self.mesh.layout.world > 1:
             dist.all_reduce(values)
         return values.tolist()
+
+    def first(self, number: float) -> float:
+        """Rank 0's number, on every rank."""
+        return self.total([number if self.leads else 0.0])[0]
+
+    def any(self, here: bool) -> bool:
+        """Whether it is so on any rank."""
+        return (self.mesh.layout.world > 1 and self.total([float(here)])[0] > 0) or here
 
     def _prepare(self, micros: list[Batch], objective: Objective, *, training: bool) -> None:
         for part in self.parts:
@@ -254,6 +270,10 @@ class Placed:
     def piece(self, name: str, at: dict[str, int]) -> Piece:
         """The box of a parameter that the rank at a place holds."""
         return piece(name, self.shapes[name], self.shardings[name], self.mesh, at)
+
+    def trains(self, name: str) -> bool:
+        """Whether a parameter of the model, here or elsewhere, has a gradient."""
+        return not name.endswith(FROZEN)
 
     def state_dict(self) -> dict[str, Tensor]:
         """This rank's pieces of the weights by global name; what is a copy here is left out."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from plait.device import Machine, choose, measure
 from plait.errors import ConfigError
 from plait.nn.config import ModelConfig
+from plait.parallel.layout import Layout, microbatch_rule
 from plait.recipes.recipe import Recipe
 
 DEFAULT_BATCH_TOKENS = 4096
@@ -77,8 +78,18 @@ def micro_rows(config: ModelConfig, context: int, rows: int, kind: str, dtype: s
     return micro, "activations of a layer stay in the processor's cache"
 
 
-def graph_break(config: ModelConfig, kind: str) -> str:
+def pipeline_rows(layout: Layout, rows: int) -> tuple[int, str]:
+    """Rows of a micro-batch in a pipeline: four micro-batches for each stage's rank keep it mostly busy."""
+    least, multiple = microbatch_rule(layout)
+    counts = [n for n in range(least, rows + 1) if rows % n == 0 and n % multiple == 0]
+    count = next((n for n in counts if n >= 4 * layout.pp), counts[-1])
+    return rows // count, f"{count} micro-batches fill a pipeline of {layout.pp}"
+
+
+def graph_break(config: ModelConfig, kind: str, layout: Layout = Layout()) -> str:
     """What in the model torch.compile cannot follow, so that it would not pay; empty: nothing."""
+    if layout.tp > 1 or layout.cp > 1 or layout.ep > 1:
+        return "ranks exchange tensors inside a layer, outside a compiled graph"
     if config.experts:
         return "which expert works on which token is decided by the data, outside a compiled graph"
     if kind == "cpu" and (config.dropout or config.attn_dropout > 0):
@@ -103,7 +114,7 @@ def settle(
     seconds = (train.minutes or 0) * 60
     if total_tokens is not None:
         seconds = total_tokens * size.flops_per_token / (TYPICAL_SHARE * max(machine.matmul.values()))
-    broken = graph_break(config, machine.kind) if train.compile == "auto" else ""
+    broken = graph_break(config, machine.kind, recipe.layout) if train.compile == "auto" else ""
     chosen = choose(
         machine,
         dtype=train.dtype,
@@ -114,7 +125,10 @@ def settle(
     rows = batch_rows(recipe, context)
     micro, why_micro = train.micro_batch, "asked for"
     if not isinstance(micro, int):
-        micro, why_micro = micro_rows(config, context, rows, machine.kind, chosen.dtype)
+        share = rows // recipe.layout.data_ranks
+        micro, why_micro = micro_rows(config, context, share, machine.kind, chosen.dtype)
+        if recipe.layout.pp > 1:
+            micro, why_micro = pipeline_rows(recipe.layout, share)
     threads = chosen.threads if train.threads == "auto" else train.threads
     update = {
         "device": machine.kind,

@@ -12,8 +12,9 @@ from plait.data.describe import describe_batch
 from plait.log import bytes_text, duration, say, table
 from plait.nn.causal import LONGEST
 from plait.recipes.choices import size_of
+from plait.recipes.ranks import Ranks
 from plait.recipes.recipe import Recipe
-from plait.recipes.train import begin
+from plait.recipes.train import begin, open_run
 from plait.train.objectives import objective_of
 
 OPTIMIZER_TENSORS = {"adamw": 2, "adam": 2, "muon": 1, "sgd": 1}
@@ -26,8 +27,8 @@ def dry_run(recipe: Recipe) -> None:
     measure what a step takes; nothing of it is kept.
     """
     with tempfile.TemporaryDirectory() as directory:
-        stage = begin(Path(directory), recipe)
-        settings, config = stage.recipe.train, stage.placed.model.config
+        stage = open_run(Path(directory), begin(Path(directory), recipe), Ranks())
+        settings, config = stage.recipe.train, stage.placed.config
         size = size_of(config)
         seconds = _microbatch_seconds(stage)
         batch = stage.loader.batch(0)
@@ -77,7 +78,7 @@ def _activations(stage, width: int) -> float:
     Korthikanti et al. 2022, section 4.1: about 34 bytes a token, layer and unit of width in half precision,
     scaled to `width` bytes a number, plus the logits and their gradient; and on a CPU attention's weights.
     """
-    config, rows, context = stage.placed.model.config, stage.loader.micro_batch, stage.loader.context
+    config, rows, context = stage.placed.config, stage.loader.micro_batch, stage.loader.context
     kept = stage.placed.device.type == "cpu" and context <= LONGEST
     numbers = 17 * config.width + (config.heads * context / 2 if kept else 0)
     return rows * context * width * (config.layers * numbers + 2 * config.vocab)

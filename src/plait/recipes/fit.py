@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from plait.checkpoint.resolve import newest, read_state, step_directories, step_of
-from plait.checkpoint.run import Checkpoint, disk_use, exact_weights, prune, save_checkpoint
+from plait.checkpoint.background import Background
+from plait.checkpoint.resolve import newest
+from plait.checkpoint.run import disk_use
 from plait.data.loader import Loader
 from plait.data.prepare import EncodedData
 from plait.errors import ConfigError, PromptError, TrainingError
 from plait.infer.engine import Engine
 from plait.infer.params import SamplingParams
 from plait.log import Progress, bytes_text, progress, say
+from plait.nn.decoder import Decoder
 from plait.parallel.placed import Placed
+from plait.recipes.pace import Pace
+from plait.recipes.ranks import Ranks
 from plait.recipes.recipe import Recipe
-from plait.recipes.run_directory import RunLog, stop_on_signals, wants_tensorboard
+from plait.recipes.run_directory import NoLog, RunLog, stop_on_signals, wants_tensorboard
+from plait.recipes.saving import save, whole_model
 from plait.text.tokenizer import Tokenizer
-from plait.train.average import mean_of, update_ema
+from plait.train.average import update_ema
 from plait.train.loop import Step, TrainState, train
 from plait.train.objectives import objective_of
 from plait.train.optim import Optimizer
@@ -41,6 +47,8 @@ class Stage:
         peak: FLOP/s of the measured matmul peak, and what a token costs, for the log's `peak_share`.
         best, waited: lowest val_loss so far, and evaluations since.
         generation: how the model is best asked, for its generation_config.json.
+        ranks: the processes of the run; saving_group: of those, for checkpoints.
+        background: writes checkpoints.
     """
 
     run_dir: Path
@@ -60,6 +68,9 @@ class Stage:
     best: float = math.inf
     waited: int = 0
     generation: dict[str, Any] = field(default_factory=dict)
+    ranks: Ranks = field(default_factory=Ranks)
+    saving_group: Any = None
+    background: Background = field(default_factory=Background)
 
     @property
     def total_steps(self) -> int | None:
@@ -105,43 +116,55 @@ def fit_steps(stage: Stage) -> Iterator[Step]:
         KeyboardInterrupt, SystemExit: after Ctrl-C or SIGTERM, once the state is saved.
     """
     config = stage.recipe.train
-    saved = None
     label = f"train {stage.name}".strip()
     minutes = stage.total_steps is None
     goal = 60 * (config.minutes or 0) if minutes else stage.total_steps
-    log = RunLog(stage.run_dir, stage.first_step + stage.state.step, wants_tensorboard(config.tensorboard))
-    with log, stop_on_signals() as stop, progress(label, goal) as bar:
+    with _log(stage) as log, stop_on_signals() as stop, progress(label, goal) as bar, stage.background:
         bar.update(stage.state.seconds if minutes else stage.state.step)
         before = stage.share_done()
+        pace = Pace(stage.placed, stage.ranks)
         for step in _steps(stage):
             if stage.average is not None and config.ema:
                 update_ema(stage.average, stage.placed.state_dict(), config.ema, step.number)
+            pace.note(step)
             share = stage.share_done()
             end = share >= 1
             last = end or step.number == config.stop_after
             row = _row(stage, step)
             improved = False
             if end or _due(config.eval_every, step.number, before, share):
+                stage.ranks.at(step.number, "evaluation")
                 improved = _evaluate(stage, row, bar)
             log.write(row)
             _show(bar, stage, step, row)
             planned = end or _due(config.save_every, step.number, before, share)
-            leaving = last or stage.gave_up or bool(stop)
+            leaving = last or stage.gave_up or stage.placed.any(bool(stop))
             saving = leaving or planned or (improved and config.keep_best)
-            saved = _save(stage, row, planned) if saving else None
+            if saving:
+                stage.ranks.at(step.number, "saving")
+                save(stage, row, planned)
             before = share
             try:
                 yield replace(step, val_loss=row.get("val_loss"))
             except GeneratorExit:
-                if saved is None:
-                    _save(stage, row, planned)
+                if not saving:
+                    save(stage, row, planned)
                 raise
             if leaving:
                 break
     if stage.gave_up:
         say(f"stopped: val_loss has not improved in {config.patience} evaluations")
-    say(f"saved {saved} ({bytes_text(disk_use(stage.run_dir))} of checkpoints in {stage.run_dir})")
+    if stage.placed.leads:
+        used = bytes_text(disk_use(stage.run_dir))
+        say(f"saved {newest(stage.run_dir)} ({used} of checkpoints in {stage.run_dir})")
     stop.raise_if_set()
+
+
+def _log(stage: Stage) -> RunLog | NoLog:
+    if not stage.placed.leads:
+        return NoLog()
+    done = stage.first_step + stage.state.step
+    return RunLog(stage.run_dir, done, wants_tensorboard(stage.recipe.train.tensorboard))
 
 
 def _steps(stage: Stage) -> Iterator[Step]:
@@ -155,6 +178,7 @@ def _steps(stage: Stage) -> Iterator[Step]:
         stage.state,
         total_steps=stage.total_steps,
         seed=stage.recipe.seed + stage.first_step,
+        at=stage.ranks.at,
     )
     try:
         yield from loop
@@ -232,7 +256,9 @@ def check_samples(stage: Stage) -> None:
     Raises:
         ConfigError: naming the prompt.
     """
-    engine, params = _sampler(stage)
+    with torch.device("meta"):
+        engine = Engine(Decoder(stage.placed.config), stage.tokenizer)
+    params = _sampling(stage)
     for prompt in stage.recipe.train.samples:
         try:
             engine.check(engine.encode(prompt), params, clip=True)
@@ -240,22 +266,26 @@ def check_samples(stage: Stage) -> None:
             raise ConfigError(f"train.samples: {prompt[:40]!r}: {error}") from None
 
 
-def _sampler(stage: Stage) -> tuple[Engine, SamplingParams]:
-    engine = Engine(stage.placed.model.eval(), stage.tokenizer)
-    limit = max(1, min(stage.recipe.train.sample_tokens, engine.context // 2))
-    return engine, SamplingParams(max_tokens=limit, temperature=0.8, top_p=0.95, seed=0)
+def _sampling(stage: Stage) -> SamplingParams:
+    limit = max(1, min(stage.recipe.train.sample_tokens, stage.placed.config.context // 2))
+    return SamplingParams(max_tokens=limit, temperature=0.8, top_p=0.95, seed=0)
 
 
 def samples(stage: Stage) -> list[str]:
-    """Continuations of `train.samples`, the same random numbers every time."""
+    """Continuations of `train.samples`, the same random numbers every time; none but on rank 0.
+
+    Where ranks share the model out, rank 0 puts the whole of it together for this.
+    """
     config = stage.recipe.train
     if not (config.samples and config.sample_tokens):
         return []
-    engine, params = _sampler(stage)
-    return [
-        prompt + done.text
-        for prompt, done in zip(config.samples, engine.generate(list(config.samples), params, clip=True))
-    ]
+    model = whole_model(stage)
+    if model is None:
+        return []
+    engine = Engine(model, stage.tokenizer)
+    prompts = list(config.samples)
+    written = engine.generate(prompts, _sampling(stage), clip=True)
+    return [prompt + done.text for prompt, done in zip(prompts, written)]
 
 
 def _show(bar: Progress, stage: Stage, step: Step, row: dict[str, Any]) -> None:
@@ -265,91 +295,3 @@ def _show(bar: Progress, stage: Stage, step: Step, row: dict[str, Any]) -> None:
     bar.update(stage.state.seconds if stage.total_steps is None else step.number, note)
     if "val_loss" in row and bar.plain:
         say(f"step {row['step']}: loss {step.loss:.4f}, val_loss {row['val_loss']:.4f}")
-
-
-def _save(stage: Stage, row: dict[str, Any], planned: bool) -> Path:
-    """Save; `planned` is what no interruption brings about, so that only such checkpoints are averaged."""
-    config = stage.recipe.train
-    averaged = _planned_before(stage)
-    path = save_checkpoint(
-        stage.run_dir,
-        row["step"],
-        weights=stage.placed.state_dict(),
-        config=stage.placed.model.config,
-        tokenizer=stage.tokenizer,
-        optim=stage.optim.state_dict(),
-        state={
-            "stage": stage.name,
-            "first_step": stage.first_step,
-            "first_tokens": stage.first_tokens,
-            "train": asdict(stage.state),
-            "loader": stage.loader.state(stage.state.step),
-            "best": stage.best if stage.best < math.inf else None,
-            "waited": stage.waited,
-            "done": stage.share_done() >= 1,
-            "val_loss": row.get("val_loss"),
-            "planned": planned,
-        },
-        average=_average(stage, averaged),
-        save_dtype=config.save_dtype,
-        card=model_card(stage, row),
-        generation=stage.generation,
-    )
-    prune(stage.run_dir, config.keep_last, config.keep_best, also=averaged)
-    return path
-
-
-def _planned_before(stage: Stage) -> list[Path]:
-    """The checkpoints that `train.average_last` takes in beside the one about to be saved."""
-    others = stage.recipe.train.average_last - 1
-    if others < 1:
-        return []
-    now = stage.first_step + stage.state.step
-    steps = [path for path in step_directories(stage.run_dir) if step_of(path) < now]
-    return [path for path in steps if read_state(path)["state"]["planned"]][-others:]
-
-
-def _average(stage: Stage, earlier: list[Path]) -> dict[str, Tensor] | None:
-    """The averaged weights to save: the moving average, or the mean with earlier checkpoints."""
-    if stage.recipe.train.average_last < 2:
-        return stage.average
-    return mean_of([stage.placed.state_dict(), *map(exact_weights, earlier)])
-
-
-def model_card(stage: Stage, row: dict[str, Any]) -> str:
-    """`README.md` of a checkpoint: what it is, what it was trained on, how well it does."""
-    config = stage.placed.model.config
-    count = sum(parameter.numel() for _, parameter in stage.placed.named_parameters())
-    lines = [
-        f"# {stage.run_dir.name}",
-        "",
-        f"A decoder of {count:,} parameters ({config.layers} layers, width {config.width}, context "
-        f"{config.context}, {config.vocab:,} tokens), trained with plait for {row['step']:,} steps on "
-        f"{row['tokens']:,} tokens.",
-        "",
-        f"- training loss: {row['loss']:.4f} nats per token",
-    ]
-    if "val_loss" in row:
-        loss, bits = row["val_loss"], row["val_bits_per_byte"]
-        lines.append(f"- held-out loss: {loss:.4f} nats per token, {bits:.4f} bits per byte")
-    lines += [
-        "",
-        "It learned from the data named in the run's `recipe.yaml` and may be wrong about anything.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def restore(stage: Stage, checkpoint: Checkpoint) -> None:
-    """Put a stage where a checkpoint of it left off.
-
-    Raises:
-        ConfigError: when the data are not those of the checkpoint.
-    """
-    saved = checkpoint.state
-    stage.loader.check(saved["loader"])
-    stage.placed.load_state_dict(checkpoint.weights)
-    stage.optim.load_state_dict(checkpoint.optim)
-    stage.state = TrainState(**saved["train"])
-    average = checkpoint.average if stage.recipe.train.ema else None
-    stage.average = average and {name: tensor.to(stage.placed.device) for name, tensor in average.items()}
-    stage.best, stage.waited = saved["best"] if saved["best"] is not None else math.inf, saved["waited"]

@@ -170,9 +170,10 @@ def _train(run_dir: Path, minutes: float) -> None:
     from plait.data.prepare import open_data, prepare_data
     from plait.nn.config import ModelConfig
     from plait.recipes.choices import settle
-    from plait.recipes.fit import fit, restore
+    from plait.recipes.fit import fit
     from plait.recipes.run_directory import save_recipe
-    from plait.recipes.train import build_stage, report
+    from plait.recipes.saving import restore
+    from plait.recipes.train import build_stage, keep_average, report
     from plait.text.tokenizer import Tokenizer
 
     point_last(run_dir)
@@ -196,7 +197,7 @@ def _train(run_dir: Path, minutes: float) -> None:
         settled_path = run_dir / f"{name}.yaml"
         if settled_path.is_file():
             recipe = build(Recipe, read_yaml(settled_path), source=str(settled_path))
-        recipe, machine, _ = settle(recipe, config, CONTEXT, None)
+        recipe, _, _ = settle(recipe, config, CONTEXT, None)
         files.write_text(settled_path, _yaml(recipe))
         if name == "pretrain":
             save_recipe(run_dir, recipe)
@@ -207,13 +208,14 @@ def _train(run_dir: Path, minutes: float) -> None:
             tokenizer,
             data,
             config,
-            machine,
-            checkpoint.weights if checkpoint is not None and fresh else None,
             name=name,
             first_step=checkpoint.step if checkpoint and fresh else saved.get("first_step", 0),
             first_tokens=_tokens(saved) if fresh else saved.get("first_tokens", 0),
         )
-        if checkpoint is not None and not fresh:
+        if checkpoint is not None and fresh:
+            stage.placed.load(checkpoint.weights())
+            keep_average(stage)
+        elif checkpoint is not None:
             restore(stage, checkpoint)
         if name == "tune":
             stage.generation = {"do_sample": False}  # word for word is what it was taught
@@ -236,8 +238,8 @@ def choose_size(vocab: int, minutes: float) -> tuple[int, int, int]:
     from plait.data.batch import Batch, StepBatch
     from plait.device import choose, measure
     from plait.nn.config import ModelConfig
-    from plait.parallel.layout import Layout
     from plait.parallel.apply import apply_layout
+    from plait.parallel.layout import Layout
     from plait.train.objectives import next_token
 
     machine = measure()

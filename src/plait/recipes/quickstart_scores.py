@@ -7,8 +7,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from plait.checkpoint.directory import load
 from plait.checkpoint.resolve import newest
 from plait.data.prepare import open_data
@@ -16,7 +14,7 @@ from plait.eval.scores import Score, describe_data, signature, write_scores
 from plait.infer.engine import Engine
 from plait.infer.params import SamplingParams
 from plait.log import say, table, track
-from plait.parallel.placed import Placed
+from plait.parallel.apply import place_model
 from plait.text.lessons import Lesson
 from plait.train.validate import Validation, validate
 
@@ -81,7 +79,7 @@ def exact_match(metric: str, right: Sequence[bool], data: list) -> Score:
 
 def loss_scores(run_dir: Path, engine: Engine) -> list[Score]:
     """Bits per byte of held-out text; loss and token accuracy of held-out questions."""
-    placed = Placed(engine.model, torch.device("cpu"), None)
+    placed = place_model(engine.model)
     found: dict[str, Validation] = {}
     documents: dict[str, int] = {}
     for name in ("data", "data-tune"):

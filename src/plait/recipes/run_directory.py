@@ -108,6 +108,19 @@ class RunLog:
             self._board.add_text(f"sample/{number}", sample, row["step"])
 
 
+class NoLog:
+    """The log of a rank that writes none."""
+
+    def __enter__(self) -> NoLog:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Nothing: rank 0 has the same row."""
+
+
 def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

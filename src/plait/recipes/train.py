@@ -2,34 +2,75 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Generator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from plait.checkpoint.directory import load
-from plait.checkpoint.resolve import newest
-from plait.checkpoint.run import Checkpoint, load_checkpoint, lock, point_last, versions
+from plait.checkpoint.directory import check_model, read_config, stored_weights
+from plait.checkpoint.resolve import CHECKPOINTS, newest, resolve
+from plait.checkpoint.run import (
+    Checkpoint,
+    load_checkpoint,
+    lock,
+    point_last,
+    trusted_checkpoint,
+    versions,
+)
+from plait.checkpoint.snapshot import saving_group
+from plait.config import build
 from plait.data.inputs import inputs_of, standard_input_kept, training_texts
 from plait.data.loader import Loader, check_division
 from plait.data.prepare import EncodedData, open_data, prepare_data
-from plait.device import Machine, peak, pick_device
+from plait.device import measure, peak, pick_device
 from plait.errors import ConfigError, PlaitError
 from plait.log import say, warn
 from plait.nn.config import ModelConfig
 from plait.parallel.apply import apply_layout
+from plait.parallel.health import same_everywhere, shared_directory
+from plait.parallel.layout import check_layout
 from plait.recipes.choices import batch_rows, settle, size_of
-from plait.recipes.fit import Stage, check_samples, fit_steps, restore
+from plait.recipes.fit import Stage, check_samples, fit_steps
+from plait.recipes.ranks import Ranks, device_of, join
 from plait.recipes.recipe import FREE_AT_RESUME, MACHINE_KEYS, FromModel, Recipe, check_resume
 from plait.recipes.report import write_report
 from plait.recipes.run_directory import read_recipe, refuse_existing, refuse_foreign, save_recipe
+from plait.recipes.saving import restore
 from plait.text.tokenizer import Tokenizer
 from plait.text.train_tokenizer import train as learn_tokenizer
 from plait.train.config import TrainConfig
 from plait.train.loop import Step
 from plait.train.optim import Optimizer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What rank 0 found and prepared, and every rank then opens.
+
+    Attributes:
+        recipe: settled: no `auto` left.
+        step: name of the checkpoint to go on from; empty at the start.
+        finished: nothing is left to do.
+    """
+
+    recipe: Recipe
+    step: str = ""
+    finished: bool = False
+
+    def as_text(self) -> str:
+        """For the other ranks."""
+        recipe = self.recipe.model_dump(mode="json", by_alias=True)
+        return json.dumps({"recipe": recipe, "step": self.step, "finished": self.finished})
+
+    @staticmethod
+    def from_text(text: str) -> Plan:
+        """The inverse of `as_text`."""
+        values = json.loads(text)
+        return Plan(build(Recipe, values["recipe"]), values["step"], values["finished"])
 
 
 def train_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
@@ -44,6 +85,8 @@ def train_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
 def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None, None]:
     """Run a recipe step by step: each is logged and, where due, validated and saved before it is yielded.
 
+    Every rank of a layout runs this; rank 0 prepares, writes and speaks.
+
     Args:
         resume: continue the run in `recipe.out` if there is one; without it such a run is an error.
 
@@ -51,23 +94,42 @@ def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None
         PlaitError: bad input, a busy directory, divergence, no memory or disk space.
     """
     run_dir = Path(recipe.out)
-    refuse_foreign(run_dir)
-    with lock(run_dir):
-        if not resume:
-            refuse_existing(run_dir)
-        saved = read_recipe(run_dir) if resume else None
-        if saved is None or begins_anew(run_dir, saved, recipe):
-            stage = begin(run_dir, recipe)
-        else:
-            point_last(run_dir)
-            stage = resume_run(run_dir, saved, recipe)
-            if stage.finished:
-                say(f"{run_dir} is finished: {newest(run_dir)}")
-                return
+    with ExitStack() as until_the_end:
+        ranks = until_the_end.enter_context(join(recipe.layout, recipe.train.device))
+
+        def prepare() -> str:
+            refuse_foreign(run_dir)
+            until_the_end.enter_context(lock(run_dir))
+            return prepare_run(run_dir, recipe, resume).as_text()
+
+        if ranks.store is not None:
+            facts = versions() | {"recipe": str(recipe)}
+            same_everywhere(ranks.store, ranks.rank, ranks.size, facts)
+        ranks.at(0, "preparation")
+        plan = Plan.from_text(ranks.share(prepare))
+        if plan.finished:
+            say(f"{run_dir} is finished: {newest(run_dir)}")
+            return
+        if ranks.store is not None:
+            shared_directory(ranks.store, ranks.rank, ranks.size, run_dir)
+        stage = open_run(run_dir, plan, ranks)
+        ranks.share(lambda: save_recipe(run_dir, plan.recipe) or "")
         try:
             yield from fit_steps(stage)
         finally:
-            report(run_dir)
+            if ranks.leads:
+                report(run_dir)
+
+
+def prepare_run(run_dir: Path, recipe: Recipe, resume: bool) -> Plan:
+    """What rank 0 does before any rank builds a model: find the run's state, or make its data."""
+    if not resume:
+        refuse_existing(run_dir)
+    saved = read_recipe(run_dir) if resume else None
+    if saved is None or begins_anew(run_dir, saved, recipe):
+        return begin(run_dir, recipe)
+    point_last(run_dir)
+    return resume_run(run_dir, saved, recipe)
 
 
 def begins_anew(run_dir: Path, saved: Recipe, asked: Recipe) -> bool:
@@ -90,65 +152,112 @@ def report(run_dir: Path) -> None:
         warn(f"no report is written: {error}")
 
 
-def begin(run_dir: Path, recipe: Recipe) -> Stage:
+def begin(run_dir: Path, recipe: Recipe) -> Plan:
     """Everything a new run needs, in order; `recipe.yaml` is written once all of it works."""
     pick_device(recipe.train.device)  # what cannot be is said before the data are encoded
     for source in inputs_of(recipe.data):
         if inside := next((name for name in source.file_names() if _within(run_dir, name)), None):
             raise ConfigError(f"the input {inside} lies in out={run_dir}; set `out` to another directory")
     with standard_input_kept(recipe.data, run_dir) as data_config:
-        tokenizer, config, weights = start(run_dir, recipe.model_copy(update={"data": data_config}))
+        tokenizer, config = start(run_dir, recipe.model_copy(update={"data": data_config}))
         context = row_context(recipe, config)
-        check_division(batch_rows(recipe, context), recipe.train.micro_batch)
+        check_rows(recipe, config, context)
         data = prepare_data(data_config, tokenizer, run_dir / "data", context, recipe.seed)
-    recipe, machine, reasons = settle(recipe, config, context, planned_tokens(recipe, data, context))
+    recipe, _, reasons = settle(recipe, config, context, planned_tokens(recipe, data, context))
     for choice, reason in reasons.items():
         say(f"{choice}: {getattr(recipe.train, choice)} ({reason})")
-    if weights is None:
+    if isinstance(recipe.model, ModelConfig):
         recipe = recipe.model_copy(update={"model": config})
-    stage = build_stage(run_dir, recipe, tokenizer, data, config, machine, weights)
-    warn_repeats(stage.loader)
-    save_recipe(run_dir, recipe)
-    return stage
+    return Plan(recipe)
+
+
+def check_rows(recipe: Recipe, config: ModelConfig, context: int) -> None:
+    """Refuse a batch or a model that the layout cannot divide."""
+    micro = recipe.train.micro_batch
+    rows = batch_rows(recipe, context)
+    check_layout(recipe.layout, config, context, rows, micro if isinstance(micro, int) else None)
+    check_division(rows, micro, recipe.layout.data_ranks)
 
 
 def _within(directory: Path, name: str) -> bool:
     return not name.startswith("hf://") and directory.resolve() in Path(name).resolve().parents
 
 
-def resume_run(run_dir: Path, saved: Recipe, asked: Recipe) -> Stage:
-    """The stage of an interrupted run at its newest checkpoint, or at step 0 if it has none."""
+def resume_run(run_dir: Path, saved: Recipe, asked: Recipe) -> Plan:
+    """The plan of an interrupted run: from its newest checkpoint, or from step 0 if it has none."""
     check_resume(saved, asked)
-    recipe = saved.model_copy(update={"out": asked.out, "train": resumed(saved.train, asked.train)})
+    update = {"out": asked.out, "layout": asked.layout, "train": resumed(saved, asked)}
+    recipe = saved.model_copy(update=update)
     path = newest(run_dir)
     checkpoint = load_checkpoint(path) if path else None
-    weights: dict[str, Tensor] | None = None
     if checkpoint is not None:
         warn_versions(checkpoint)
         tokenizer, config = Tokenizer.load(checkpoint.path), checkpoint.config
     elif isinstance(recipe.model, FromModel):
-        tokenizer, config, weights = start(run_dir, recipe)
+        tokenizer, config = start(run_dir, recipe)
     else:
         tokenizer, config = Tokenizer.load(run_dir / "tokenizer"), recipe.model
     data = reopen_data(run_dir, recipe, tokenizer, config)
-    recipe, machine, _ = settle(recipe, config, data.context, None)
-    stage = build_stage(run_dir, recipe, tokenizer, data, config, machine, weights)
+    check_rows(recipe, config, data.context)
+    recipe, _, _ = settle(recipe, config, data.context, None)
+    return Plan(recipe, path.name if path else "", finished(recipe, checkpoint, data))
+
+
+def finished(recipe: Recipe, checkpoint: Checkpoint | None, data: EncodedData) -> bool:
+    """Whether a checkpoint is where the recipe's training ends."""
+    if checkpoint is None:
+        return False
+    state, train = checkpoint.state, recipe.train
+    step = state["train"]["step"]
+    stopped = train.stop_after is not None and step >= train.stop_after
+    return state["done"] or stopped or 0 < train.patience <= state["waited"]
+
+
+def open_run(run_dir: Path, plan: Plan, ranks: Ranks) -> Stage:
+    """On every rank: open what rank 0 prepared, build this rank's parts, and fill them."""
+    recipe = plan.recipe
+    checkpoint = trusted_checkpoint(run_dir / CHECKPOINTS / plan.step) if plan.step else None
+    source = None
+    if checkpoint is not None:
+        tokenizer, config = Tokenizer.load(checkpoint.path), checkpoint.config
+    elif isinstance(recipe.model, FromModel):
+        source = resolve(recipe.model.from_)
+        tokenizer, config = Tokenizer.load(source), config_from(recipe.model, source)
+    else:
+        tokenizer, config = Tokenizer.load(run_dir / "tokenizer"), recipe.model
+    data = open_data(run_dir / "data", tokenizer)
+    stage = build_stage(run_dir, recipe, tokenizer, data, config, ranks=ranks)
     if checkpoint is not None:
         restore(stage, checkpoint)
-    save_recipe(run_dir, recipe)
-    say(f"resuming {run_dir} after step {stage.first_step + stage.state.step}")
+        say(f"resuming {run_dir} after step {stage.first_step + stage.state.step}")
+        return stage
+    if source is not None:
+        with stored_weights(source) as (_, _, weights):
+            stage.placed.load(weights)
+        keep_average(stage)
+    warn_repeats(stage.loader)
     return stage
 
 
-def resumed(saved: TrainConfig, asked: TrainConfig) -> TrainConfig:
-    """The settings a run began with, but for those that may change on the way."""
+def resumed(saved: Recipe, asked: Recipe) -> TrainConfig:
+    """The settings a run began with, but for those that may change on the way.
+
+    On another number of ranks micro-batches and threads are chosen anew, unless they are asked for.
+    """
     names = [key.partition(".")[2] for key in FREE_AT_RESUME if key.startswith("train.")]
-    changed = {name: getattr(asked, name) for name in names if getattr(asked, name) != "auto"}
+    spread = saved.layout.world != asked.layout.world or saved.layout.data_ranks != asked.layout.data_ranks
+    anew = ("micro_batch", "threads") if spread or asked.layout.pp > 1 else ()
+    changed = {
+        name: getattr(asked.train, name)
+        for name in names
+        if getattr(asked.train, name) != "auto" or name in anew
+    }
     for key in MACHINE_KEYS:
         name = key.partition(".")[2]
-        if changed.get(name, getattr(saved, name)) != getattr(saved, name):
-            warn(f"{key} was {getattr(saved, name)}: from here on the run may differ in the last bits")
-    return saved.model_copy(update=changed)
+        before, after = getattr(saved.train, name), changed.get(name, getattr(saved.train, name))
+        if after not in (before, "auto"):
+            warn(f"{key} was {before}: from here on the run may differ in the last bits")
+    return saved.train.model_copy(update=changed)
 
 
 def reopen_data(run_dir: Path, recipe: Recipe, tokenizer: Tokenizer, config: ModelConfig) -> EncodedData:
@@ -160,24 +269,30 @@ def reopen_data(run_dir: Path, recipe: Recipe, tokenizer: Tokenizer, config: Mod
     return prepare_data(recipe.data, tokenizer, directory, row_context(recipe, config), recipe.seed)
 
 
-def start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig, dict[str, Tensor] | None]:
-    """Tokenizer, model configuration, and weights where the recipe starts from a model."""
+def start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig]:
+    """Tokenizer and model configuration: made here, or those of the model that the recipe starts from."""
     if isinstance(recipe.model, FromModel):
         if "tokenizer" in recipe.model_fields_set:
             raise ConfigError("model.from brings its tokenizer; take the key `tokenizer` out of the recipe")
-        model, tokenizer = load(recipe.model.from_)
-        weights = {name: parameter.data for name, parameter in model.named_parameters()}
-        rate, config = recipe.model.dropout, model.config
-        if rate is not None:  # of attention's weights too, which a family may have set apart
-            config = config.model_copy(update={"dropout": rate, "attn_dropout": -1.0})
-        return tokenizer, config, weights
+        source = resolve(recipe.model.from_)
+        tokenizer = check_model(source)
+        return tokenizer, config_from(recipe.model, source)
     tokenizer = make_tokenizer(run_dir, recipe)
     config = recipe.model
     if config.vocab and config.vocab < tokenizer.vocab_size:
         raise ConfigError(
             f"model.vocab={config.vocab} is smaller than the tokenizer's {tokenizer.vocab_size}; leave it out"
         )
-    return tokenizer, config.model_copy(update={"vocab": config.vocab or tokenizer.vocab_size}), None
+    return tokenizer, config.model_copy(update={"vocab": config.vocab or tokenizer.vocab_size})
+
+
+def config_from(model: FromModel, source: Path) -> ModelConfig:
+    """The configuration of the model to start from, with the recipe's dropout."""
+    config, _ = read_config(source)
+    if model.dropout is None:
+        return config
+    # of attention's weights too, which a family may have set apart
+    return config.model_copy(update={"dropout": model.dropout, "attn_dropout": -1.0})
 
 
 def make_tokenizer(run_dir: Path, recipe: Recipe) -> Tokenizer:
@@ -219,33 +334,32 @@ def build_stage(
     tokenizer: Tokenizer,
     data: EncodedData,
     config: ModelConfig,
-    machine: Machine,
-    weights: dict[str, Tensor] | None,
     *,
+    ranks: Ranks | None = None,
     name: str = "",
     first_step: int = 0,
     first_tokens: int = 0,
 ) -> Stage:
     """Place the model and gather what training it needs. `recipe` is settled."""
-    settings = recipe.train
+    ranks, settings = ranks or Ranks(), recipe.train
     assert isinstance(settings.threads, int)
     assert isinstance(settings.micro_batch, int)
     torch.set_num_threads(settings.threads)
     placed = apply_layout(
         config,
         recipe.layout,
-        torch.device(machine.kind),
+        device_of(ranks, settings.device),
         dtype=settings.dtype,
         seed=recipe.seed,
         compiled=bool(settings.compile),
     )
-    if weights is not None:
-        placed.load_state_dict(weights)
     loader = Loader(
         data.train,
         batch_size=batch_rows(recipe, data.context),
         micro_batch=settings.micro_batch,
         seed=recipe.seed,
+        rank=placed.data_rank,
+        ranks=recipe.layout.data_ranks,
         attend_across=recipe.data.attend_across,
     )
     stage = Stage(
@@ -255,19 +369,26 @@ def build_stage(
         data=data,
         placed=placed,
         loader=loader,
-        optim=Optimizer(placed.named_parameters(), settings),
-        peak=peak(machine, settings.dtype),
+        optim=Optimizer(placed.named_parameters(), settings, placed.on_whole),
+        peak=peak(measure(device=settings.device), settings.dtype) * ranks.size,
         flops_per_token=size_of(config).flops_per_token,
         name=name,
         first_step=first_step,
         first_tokens=first_tokens,
+        ranks=ranks,
+        saving_group=saving_group(placed),
     )
     check_samples(stage)
     if settings.dtype == "float16":
         stage.state.loss_scale = 2.0**16
-    if settings.ema:
-        stage.average = {key: value.clone() for key, value in placed.state_dict().items()}
+    keep_average(stage)
     return stage
+
+
+def keep_average(stage: Stage) -> None:
+    """Begin the moving average of the weights, where the recipe wants one, at the weights as they are."""
+    if stage.recipe.train.ema:
+        stage.average = {key: value.clone() for key, value in stage.placed.state_dict().items()}
 
 
 def warn_repeats(loader: Loader) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -79,11 +79,16 @@ def train(
     *,
     total_steps: int | None,
     seed: int,
+    at: Callable[[int, str], None] = lambda step, phase: None,
 ) -> Iterator[Step]:
     """Train until `total_steps` (or, when None, until `config.minutes` of steps have passed).
 
     `state` is advanced in place before each yield. Randomness of a step (dropout) depends on (seed, step)
-    only, so whatever the consumer does between steps, and any resume, leaves the run as it was.
+    only, so whatever the consumer does between steps, and any resume, leaves the run as it was. On each of
+    several ranks it is different, as each drops from a part of its own.
+
+    Args:
+        at: told what is being done: the step and the phase of it.
 
     Raises:
         TrainingError: a NaN or an exploding loss, before the weights are touched.
@@ -91,9 +96,12 @@ def train(
     budget = config.minutes * 60 if config.minutes is not None else math.inf
     while state.step < total_steps if total_steps is not None else state.seconds < budget:
         start = time.perf_counter()
+        at(state.step + 1, "data")
         batch = loader.batch(state.step)
-        torch.manual_seed(step_seed(seed, state.step))
+        torch.manual_seed(step_seed(seed, state.step, placed.mesh.rank))
+        at(state.step + 1, "forward_backward")
         loss = placed.forward_backward(batch, objective, state.loss_scale)
+        at(state.step + 1, "optimizer")
         grad_norm = float(placed.clip(config.clip, state.loss_scale))
         tokens = int(loss.tokens)
         mean = float(loss.nll) / tokens
@@ -109,7 +117,8 @@ def train(
         state.step += 1
         state.tokens += tokens
         seconds = time.perf_counter() - start
-        state.seconds += seconds
+        # one clock decides for all ranks when minutes are over
+        state.seconds += seconds if total_steps is not None else placed.first(seconds)
         yield Step(
             number=state.step,
             tokens=state.tokens,
@@ -123,9 +132,10 @@ def train(
         )
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The seed of one step's randomness."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/step/{step}".encode()).digest()[:7], "little")
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
+    """The seed of one step's randomness on a rank."""
+    name = f"{seed}/step/{step}" + (f"/{rank}" if rank else "")
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "little")
 
 
 def check_loss(

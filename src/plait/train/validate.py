@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 
-from plait.data.batch import evaluation_batches
+from plait.data.batch import evaluation_batch
 from plait.data.source import Source
 from plait.parallel.placed import Placed
 from plait.train.objectives import next_token
@@ -54,13 +52,17 @@ class Validation:
 def validate(
     placed: Placed, source: Source, *, batch_size: int, rows: int = 0, attend_across: bool = False
 ) -> Validation:
-    """The loss over the first `rows` rows of a source (0: all of them)."""
-    batches: Iterable = evaluation_batches(source, batch_size, attend_across=attend_across)
-    if rows:
-        batches = islice(batches, math.ceil(rows / batch_size))
-    total = Validation()
-    for batch in batches:
+    """The loss over the first `rows` rows of a source (0: all of them), its batches divided among data ranks."""
+    count = math.ceil(min(rows or source.rows.count, source.rows.count) / batch_size)
+    ranks, mine = placed.mesh.layout.data_ranks, placed.data_rank
+    sums = [0.0, 0.0, 0.0]
+    for first in range(0, count, ranks):
+        # every rank computes, as others may wait for its part: one beyond the end for nothing
+        number = min(first + mine, count - 1)
+        batch = evaluation_batch(source, number, batch_size, attend_across=attend_across)
         loss = placed.evaluate(batch, next_token)
-        total += Validation(float(loss.nll), int(loss.correct), int(loss.tokens))
-    share = total.tokens / source.target_tokens
-    return total + Validation(text_bytes=source.text_bytes * share)
+        if first + mine < count:
+            sums = [s + float(x) for s, x in zip(sums, (loss.nll, loss.correct, loss.tokens))]
+    nll, correct, tokens = placed.total(sums)
+    share = tokens / source.target_tokens
+    return Validation(nll, int(correct), int(tokens), source.text_bytes * share)
