@@ -80,7 +80,8 @@ def test_problems_name_the_file_and_the_part(tmp_path):
         ),
         ({"model": {"width": 64, "heads": 7}}, "model: width=64 is not divisible by heads=7"),
         ({"out": "  "}, "out is empty; name a run directory such as runs/first"),
-        ({"layout": {"dp": 2}}, "this version trains in one process, so {'dp': 2} cannot run"),
+        ({"layout": {"dp": 0}}, "layout.dp"),
+        ({"layout": {"pp": 2, "schedule": "zbv", "stages": 3}}, "schedule=zbv has 2 stage"),
         (
             {"data": {"messages": "b.jsonl"}},
             "needs exactly one of text and messages, found text and messages",

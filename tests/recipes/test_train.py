@@ -3,8 +3,9 @@ import json
 import pytest
 
 from plait.config import build
+from plait.recipes.ranks import Ranks
 from plait.recipes.recipe import Recipe
-from plait.recipes.train import begin
+from plait.recipes.train import begin, open_run
 from plait.text.tokenizer import Tokenizer
 
 
@@ -28,8 +29,12 @@ def poems(tmp_path):
     return texts
 
 
+def opened(directory, recipe):
+    return open_run(directory, begin(directory, recipe), Ranks())
+
+
 def test_a_recipe_s_tokenizer_knows_the_training_text_only(tmp_path, poems):
-    stage = begin(tmp_path / "run", recipe(tmp_path))
+    stage = opened(tmp_path / "run", recipe(tmp_path))
     tokenizer = Tokenizer.load(tmp_path / "run" / "tokenizer")
     known = {text for text in poems if tokenizer.token_id(text[-1]) is not None}
 
@@ -46,9 +51,9 @@ def test_a_recipe_s_tokenizer_knows_the_training_text_only(tmp_path, poems):
 
 
 def test_a_batch_that_holds_a_row_twice_is_said_once(tmp_path, poems, capsys):
-    begin(tmp_path / "enough", recipe(tmp_path))
+    opened(tmp_path / "enough", recipe(tmp_path))
     assert "different ones" not in capsys.readouterr().err
     train = {"steps": 1, "batch_size": 64, "micro_batch": 2, "threads": 1, "dtype": "float32"}
-    begin(tmp_path / "few", recipe(tmp_path, train=train))
+    opened(tmp_path / "few", recipe(tmp_path, train=train))
     said = capsys.readouterr().err
     assert "the 64 rows of a step are only 40 different ones, as the data makes 40 rows; add text" in said

@@ -14,8 +14,8 @@ from plait.data.pack import write_rows
 from plait.data.shards import EncodedDocument, write_shards
 from plait.data.source import Source
 from plait.nn.config import ModelConfig
-from plait.parallel.layout import Layout
 from plait.parallel.apply import apply_layout
+from plait.parallel.layout import Layout
 from plait.parallel.placed import Placed
 
 VOCAB = 31

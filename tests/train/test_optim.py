@@ -129,7 +129,14 @@ def test_muon_orthogonalizes_stacked_experts_one_by_one_and_scales_by_out_over_i
     gradient = torch.randn(3, 4, 16, generator=generator, dtype=torch.float64)  # [experts, in, out]
     stacked = nn.Parameter(torch.zeros_like(gradient))
     single = [nn.Parameter(torch.zeros(16, 4, dtype=torch.float64)) for _ in range(3)]  # [out, in]
-    muon = Muon([stacked, *single], momentum=0.9, nesterov=True, weight_decay=0.0)
+    named = {"stacked": stacked} | {f"single.{number}": each for number, each in enumerate(single)}
+    muon = Muon(
+        named,
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=0.0,
+        on_whole=lambda name, piece, function: function(piece),
+    )
     stacked.grad = gradient
     for parameter, part in zip(single, gradient):
         parameter.grad = part.mT.contiguous()
@@ -144,7 +151,7 @@ def test_muon_orthogonalizes_stacked_experts_one_by_one_and_scales_by_out_over_i
 def test_muon_trains_the_matrices_of_layers_and_adamw_the_rest(make_placed):
     placed = make_placed(experts=4, qkv_bias=True)
     parameters = dict(placed.named_parameters())
-    by_muon = {name for name, parameter in parameters.items() if is_hidden_matrix(name, parameter)}
+    by_muon = {name for name, parameter in parameters.items() if is_hidden_matrix(name, parameter.ndim)}
     kinds = {name.split(".", 2)[-1] for name in by_muon}
     assert kinds == {
         *(f"self_attn.{part}_proj.weight" for part in "qkvo"),
@@ -173,3 +180,16 @@ def test_every_optimizer_learns_a_batch_by_heart(make_placed, make_step, name):
         optim.step(1.0)
     assert losses[0] == pytest.approx(math.log(31), rel=0.05)
     assert losses[-1] < 0.75 * losses[0]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_parameters_without_gradient_are_left_alone(name):
+    module = layer()
+    module["layers"].register_parameter("frozen", nn.Parameter(torch.ones(3), requires_grad=False))
+    optim = Optimizer(module.named_parameters(), config(**OPTIMIZERS[name]))
+    train(module, optim, 0, 3)
+    assert set(optim.names) == {"layers.weight", "layers.bias"}
+    assert torch.equal(module["layers"].frozen, torch.ones(3))
+    state = optim.state_dict()
+    Optimizer(module.named_parameters(), config(**OPTIMIZERS[name])).load_state_dict(state)
+    assert "layers.frozen" not in state

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from plait.cli.app import Words, fields_of
 from plait.errors import ConfigError, did_you_mean
+from plait.parallel.launch import launched
+from plait.parallel.layout import parse_layout
 
 FLAGS = ("--resume", "--dry-run", "--layout")
 
@@ -65,6 +68,9 @@ def train(
         plait train recipe.yaml train.lr=3e-4 out=runs/second
         plait train shakespeare-small data.text=input.txt --dry-run
         plait train recipe.yaml --resume
+        plait train recipe.yaml --layout dp=2,tp=2
+
+    Ranks of a layout are started on this machine; torchrun, Slurm or Kubernetes start them on several.
 
     Args:
         recipe: A YAML file, or the name of a shipped recipe (plait config list).
@@ -78,13 +84,18 @@ def train(
     for word in overrides:
         if word.startswith("--") and "." not in word and (hint := did_you_mean(word, FLAGS)):
             raise ConfigError(f"unknown option {word!r}{hint}")
-    words = list(overrides) + [f"layout.{part}" for part in (layout or "").split(",") if part]
+    words = [*overrides, *parse_layout(layout or "")]
     loaded = load_recipe(recipe, words)
     if dry_run:
         from plait.recipes.dry_run import dry_run as run
 
         run(loaded)
         return
+    if loaded.layout.world > 1 and not launched():
+        from plait.recipes.launching import launch_training
+
+        given = ["--resume"] if resume else []
+        sys.exit(launch_training(loaded, [recipe, *words, *given]))
     from plait.recipes.train import train_recipe
 
     print(train_recipe(loaded, resume=resume))

@@ -10,17 +10,16 @@ from torch import Tensor
 
 from plait.errors import ConfigError
 from plait.nn.experts import Experts, Pairs
+from plait.parallel.collectives import Group, all_to_all
 
 
-def all_to_all_dispatch(
-    group: dist.ProcessGroup, count: int
-) -> Callable[[Experts, Tensor, Tensor, Tensor], Tensor]:
+def all_to_all_dispatch(group: Group, count: int) -> Callable[[Experts, Tensor, Tensor, Tensor], Tensor]:
     """An `Experts.dispatch` for experts spread over `group`, equal to `dispatch_here` with all of them.
 
-    The stacked weights of rank r hold experts `r · count/ranks` to `(r + 1) · count/ranks`. Tokens and weights
-    are each rank's own, so an expert's gradient is the sum over the tokens of all ranks: it must not be
-    reduced over the group again. All ranks must call it, and its backward, equally often; each may have any
-    number of tokens, none too.
+    The stacked weights of rank r are those of experts `r · count/ranks` to `(r + 1) · count/ranks`. Each rank
+    brings its own tokens, any number and none too, so an expert's gradient is already the sum over the tokens
+    of all ranks: it must not be reduced over the group again. All ranks must call the dispatch, and walk back
+    through it, equally often.
 
     Args:
         group: the ranks, in the order of their experts.
@@ -53,26 +52,3 @@ def all_to_all_dispatch(
         return pairs.combine(back, weights, x)
 
     return dispatch
-
-
-class _AllToAll(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x: Tensor, output_splits: list[int], input_splits: list[int], group) -> Tensor:
-        ctx.reverse = input_splits, output_splits, group
-        out = x.new_empty(sum(output_splits), *x.shape[1:])
-        dist.all_to_all_single(out, x.contiguous(), output_splits, input_splits, group=group)
-        return out
-
-    @staticmethod
-    def backward(ctx, *grads: Tensor):
-        return _AllToAll.apply(grads[0], *ctx.reverse), None, None, None
-
-
-def all_to_all(
-    x: Tensor, output_splits: list[int], input_splits: list[int], group: dist.ProcessGroup
-) -> Tensor:
-    """Send `input_splits[r]` rows of `x` to each rank r and take `output_splits[r]` from it, in rank order.
-
-    Differentiable; backward is the reverse exchange.
-    """
-    return _AllToAll.apply(x, output_splits, input_splits, group)

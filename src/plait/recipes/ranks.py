@@ -56,7 +56,7 @@ class Ranks:
         """
         if self.store is None:
             return make()
-        key = f"shared/{self._shared}"
+        key = f"told/{self._shared}"
         self._shared += 1
         if self.leads:
             try:
