@@ -1,4 +1,4 @@
-"""A step's tensors, copied so that training may go on, and brought to rank 0 one by one as they are written."""
+"""A step's tensors, copied so that training may go on, and brought to rank 0 one by one when written."""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,11 @@ class Decoder(nn.Module):
         """Make the head share the embedding's weight where the configuration says so."""
         if self.config.tied and self.embed_tokens is not None and self.lm_head is not None:
             self.lm_head.weight = self.embed_tokens.weight
+
+    def blocks(self) -> Iterator[tuple[int, Block]]:
+        """The layers that are here, with their global numbers."""
+        for number, block in self.layers.items():
+            yield int(number), cast(Block, block)
 
     def hidden(
         self,

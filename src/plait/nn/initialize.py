@@ -1,4 +1,4 @@
-"""Initial weights as a pure function of (seed, parameter name, index), so that any part of them can be made."""
+"""Initial weights as a pure function of (seed, parameter name, index), so that any part can be made."""
 
 from __future__ import annotations
 

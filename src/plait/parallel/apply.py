@@ -17,7 +17,7 @@ from plait.parallel.mesh import Mesh
 from plait.parallel.part import Part, stage_model
 from plait.parallel.pieces import Sharding, even
 from plait.parallel.pipeline import split_layers, stages_of
-from plait.parallel.placed import Placed
+from plait.parallel.placed import EMBEDDING, Placed
 from plait.parallel.sequence import ContextParts
 from plait.parallel.tensor import cut_dimension, cut_model
 
@@ -34,7 +34,7 @@ def apply_layout(
     compiled: bool = False,
     mesh: Mesh | None = None,
 ) -> Placed:
-    """Build the model where it runs, initialized from (seed, parameter name, index): the same under any layout.
+    """Build the model where it runs, initialized from (seed, parameter name, index), under any layout alike.
 
     Stages are split from a model without memory, parameters cut by experts and tensor parallelism, exchanges
     put into the seams, blocks compiled, the rest shared out, and only then memory taken and filled.
@@ -58,7 +58,7 @@ def apply_layout(
             model = stage_model(config, ranges[stage], first=stage == 0, last=last)
         if dtype == "float64":
             model.double()
-        _cut(model, shapes, shardings, mesh)
+        _cut(model, shardings, mesh)
         model.tie()
         _exchange(model, config, layout, mesh)
         if compiled:
@@ -109,30 +109,26 @@ def _sharding(name: str, config: ModelConfig, layout: Layout) -> Sharding:
     )
 
 
-def _cut(
-    model: Decoder, shapes: dict[str, tuple[int, ...]], shardings: dict[str, Sharding], mesh: Mesh
-) -> None:
+def _cut(model: Decoder, shardings: dict[str, Sharding], mesh: Mesh) -> None:
     """Make parameters as small as tensor and expert parallelism leave them."""
     for prefix, module in model.named_modules():
-        for leaf, parameter in list(module.named_parameters(prefix, recurse=False)):
-            if leaf not in shapes:  # the head of a tied model that has no embedding here
-                leaf_sharding = shardings["embed_tokens.weight"]
-            else:
-                leaf_sharding = shardings[leaf]
+        for name, parameter in list(module.named_parameters(prefix, recurse=False)):
+            # the head of a tied model is cut as the embedding that it shares or copies
+            sharding = shardings.get(name) or shardings[EMBEDDING]
             size = list(parameter.shape)
             for axis in ("ep", "tp"):
-                dim = getattr(leaf_sharding, axis)
+                dim = getattr(sharding, axis)
                 if dim is not None:
                     size[dim] = even(size[dim], mesh.sizes[axis], mesh.at[axis])[1]
             if size != list(parameter.shape):
                 small = nn.Parameter(parameter.new_empty(size), requires_grad=parameter.requires_grad)
-                setattr(module, leaf.rpartition(".")[2], small)
+                setattr(module, name.rpartition(".")[2], small)
 
 
 def _exchange(model: Decoder, config: ModelConfig, layout: Layout, mesh: Mesh) -> None:
     """Put what talks to other ranks into the seams of the model."""
     context, experts, tensor = mesh.group("cp"), mesh.group("ep"), mesh.group("tp")
-    for block in model.layers.values():
+    for _, block in model.blocks():
         if context is not None:
             block.self_attn.core = context_core(context, layout.attention)
         if isinstance(block.mlp, MoE):

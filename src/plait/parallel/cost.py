@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves
 
 from plait.parallel.layout import AXES, Layout
 from plait.parallel.mesh import Mesh
-from plait.parallel.pipeline import CLASSES, owner_of, stages_of
+from plait.parallel.pipeline import CLASSES, stages_of
 
 ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = "all-reduce", "all-gather", "reduce-scatter"
 ALL_TO_ALL, SEND = "all-to-all", "send"
@@ -151,7 +151,9 @@ class Row(NamedTuple):
         return (self.calls, self.bytes) == (self.formula_calls, self.formula_bytes)
 
 
-def cost_table(measured: Mapping[tuple[str, str], Count], formula: Mapping[tuple[str, str], Count]) -> list[Row]:
+def cost_table(
+    measured: Mapping[tuple[str, str], Count], formula: Mapping[tuple[str, str], Count]
+) -> list[Row]:
     """What was measured beside what was expected, the most bytes first."""
     rows = []
     for key in {**measured, **formula}:
@@ -238,7 +240,10 @@ def bubble(layout: Layout, microbatches: int) -> float:
     """
     if layout.pp == 1:
         return 0.0
-    left = {rank: [a for a in do if a.kind in UNITS][::-1] for rank, do in actions_of(layout, microbatches).items()}
+    left = {
+        rank: [a for a in do if a.kind in UNITS][::-1]
+        for rank, do in actions_of(layout, microbatches).items()
+    }
     busy = sum(UNITS[action.kind] for actions in left.values() for action in actions)
     done: dict[Action, int] = {}
     clock = dict.fromkeys(left, 0)
@@ -251,7 +256,9 @@ def bubble(layout: Layout, microbatches: int) -> float:
                 clock[rank] = start + UNITS[action.kind]
                 done[_as_need(action)] = clock[rank]
         if len(done) == before:
-            raise RuntimeError(f"schedule {layout.schedule} with {microbatches} micro-batches waits for itself")
+            raise RuntimeError(
+                f"schedule {layout.schedule} with {microbatches} micro-batches waits for itself"
+            )
     return 1 - busy / (layout.pp * max(clock.values()))
 
 

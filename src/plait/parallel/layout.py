@@ -103,8 +103,8 @@ def check_layout(layout: Layout, config: ModelConfig, context: int, rows: int, m
     if config.kv_heads % layout.tp and layout.tp % config.kv_heads:
         good = [n for n in _divisors(config.heads) if config.kv_heads % n == 0 or n % config.kv_heads == 0]
         raise ConfigError(
-            f"layout.tp={layout.tp} neither divides model.kv_heads={config.kv_heads} nor is a multiple of it; "
-            f"use tp from {good}"
+            f"layout.tp={layout.tp} neither divides model.kv_heads={config.kv_heads} nor is a multiple "
+            f"of it; use tp from {good}"
         )
     _divides("cp", layout.cp, "half of the context", context // 2 if context % 2 == 0 else 1)
     _divides("tp", layout.tp, "the tokens of a cp rank", context // layout.cp)
@@ -119,8 +119,8 @@ def check_layout(layout: Layout, config: ModelConfig, context: int, rows: int, m
         near = sorted({rows // layout.data_ranks * layout.data_ranks or layout.data_ranks,
                        -(-rows // layout.data_ranks) * layout.data_ranks})  # fmt: skip
         raise ConfigError(
-            f"the {rows} rows of a batch cannot be divided among the {layout.data_ranks} ranks of {parts}; use "
-            f"train.batch_size={' or '.join(map(str, near))}"
+            f"the {rows} rows of a batch cannot be divided among the {layout.data_ranks} ranks of {parts}; "
+            f"use train.batch_size={' or '.join(map(str, near))}"
         )
     if layout.pp > 1:
         _check_microbatches(layout, rows // layout.data_ranks, micro)
@@ -153,8 +153,8 @@ def _check_microbatches(layout: Layout, rows: int, micro: int | None) -> None:
         )
     if micro is not None and (rows % micro or rows // micro not in good):
         raise ConfigError(
-            f"train.micro_batch={micro} makes {rows / micro:g} micro-batches of a rank's {rows} rows; layout.pp="
-            f"{layout.pp} with schedule {layout.schedule} works with {good}: use micro_batch from "
+            f"train.micro_batch={micro} makes {rows / micro:g} micro-batches of a rank's {rows} rows; "
+            f"layout.pp={layout.pp} with schedule {layout.schedule} works with {good}: use micro_batch from "
             f"{sorted(rows // n for n in good)}"
         )
 
@@ -169,7 +169,7 @@ def microbatch_rule(layout: Layout) -> tuple[int, int]:
 
 
 def every_layout(ranks: int, *, experts: bool) -> Iterator[Layout]:
-    """All ways to write `ranks` as a product of the axes, in a fixed order; ep only where there are experts."""
+    """All ways to write `ranks` as a product of the axes, in a fixed order; ep only with experts."""
     axes = [axis for axis in AXES if experts or axis != "ep"]
 
     def fill(left: int, rest: list[str]) -> Iterator[dict[str, int]]:

@@ -1,9 +1,12 @@
-"""The ranks of a layout as one torch `DeviceMesh`: who stands where, and the process groups along any axes."""
+"""The ranks of a layout as one torch `DeviceMesh`: who stands where, and the groups along any axes."""
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from plait.parallel.layout import AXES, Layout
 
@@ -29,6 +32,8 @@ class Mesh:
             self.devices = init_device_mesh(
                 device_type, tuple(self.sizes[axis] for axis in wide), mesh_dim_names=tuple(wide)
             )
+            for group in self.devices.get_all_groups():
+                self._limit(group)
 
     def coordinates(self, rank: int) -> dict[str, int]:
         """A rank's place on each axis."""
@@ -70,7 +75,12 @@ class Mesh:
             assert self.devices is not None
             part = self.devices[wide]
             self.groups[wide] = (part if len(wide) == 1 else part._flatten("_".join(wide))).get_group()
+            self._limit(self.groups[wide])
         return self.groups[wide]
+
+    def _limit(self, group: dist.ProcessGroup) -> None:
+        """Let no rank wait longer than the layout says: a group of a mesh begins with torch's own default."""
+        _set_pg_timeout(timedelta(seconds=self.layout.timeout), group)
 
     def submesh(self, axis: str) -> DeviceMesh:
         """One axis as torch's own mesh."""

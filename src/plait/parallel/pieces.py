@@ -1,4 +1,4 @@
-"""Which part of which parameter a rank holds, as plain boxes: for initial weights, norms, files, resharding."""
+"""Which part of which parameter a rank holds, as plain boxes: for initial weights, norms and files."""
 
 from __future__ import annotations
 

@@ -1,13 +1,14 @@
 """Pipeline parallelism: stages of layers on different ranks, and torch's schedules that keep them busy.
 
 GPipe (Huang et al. 2019), 1F1B (Narayanan et al. 2019), interleaved (Narayanan et al. 2021), zero bubble (Qi
-et al. 2023) and DualPipe (DeepSeek-AI 2024). The parts of a micro-batch that stages do not hand on (positions,
-segments, targets) are read on every rank, so that only hidden states travel.
+et al. 2023) and DualPipe (DeepSeek-AI 2024). The parts of a micro-batch that stages do not hand on
+(positions, segments, targets) are read on every rank, so that only hidden states travel.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -67,7 +68,7 @@ def split_layers(config: ModelConfig, stages: int, head_cost: float | None = Non
             )
         best.append(row)
     ends = (0, *best[stages][layers][1])
-    return [range(first, last) for first, last in zip(ends, ends[1:])]
+    return [range(first, last) for first, last in pairwise(ends)]
 
 
 def _head_cost(config: ModelConfig) -> float:
@@ -99,7 +100,7 @@ class Pipeline:
         self.losses, self.scale = [], scale
         numbers = torch.arange(count)
         inputs = (numbers,) if any(part.first for part in self.parts) else ()
-        target = {"target": numbers} if any(part.last for part in self.parts) else {}
+        target: dict[str, Any] = {"target": numbers} if any(part.last for part in self.parts) else {}
         self._schedules[key].step(*inputs, number=numbers, return_outputs=False, **target)
         return self.losses
 

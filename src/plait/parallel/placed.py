@@ -69,9 +69,9 @@ class Placed:
             self.shapes[copy], self.shardings[copy] = self.shapes[name], self.shardings[name]
         self.pieces = {name: self.piece(name, mesh.at) for name, _ in self._parameters}
         self._moe: dict[int, MoE] = {
-            int(number): block.mlp
+            number: block.mlp
             for part in parts
-            for number, block in part.model.layers.items()
+            for number, block in part.model.blocks()
             if isinstance(block.mlp, MoE)
         }
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from plait.nn.attention import Attention, Mask
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, Head
+from plait.nn.decoder import Decoder
 from plait.nn.loss import IGNORE, LossSum, wide
 from plait.nn.moe import MoE
 from plait.parallel.collectives import Group, all_gather, all_reduce, reduce_scatter
@@ -49,13 +49,13 @@ def cut_model(model: Decoder, config: ModelConfig, group: Group) -> None:
     ranks, rank = dist.get_world_size(group), dist.get_rank(group)
     if model.embed_tokens is not None:
         first, count = even(config.vocab, ranks, rank)
-        model.embed_tokens.forward = partial(_embed, model.embed_tokens, first, count, group)
+        model.embed_tokens.forward = partial(_embed, model.embed_tokens, first, count, group)  # type: ignore[method-assign]
     if model.embed_positions is not None:
         model.embed_positions.register_forward_pre_hook(lambda _, args: (_own_time(args[0], group),))
-    for block in model.layers.values():
+    for _, block in model.blocks():
         for part in (block.self_attn, block.mlp):
             part.register_forward_pre_hook(lambda _, args: (all_gather(args[0], 1, group), *args[1:]))
-            part.register_forward_hook(lambda _, args, out: reduce_scatter(out, 1, group))
+            part.register_forward_hook(lambda _, args, out: reduce_scatter(out, 1, group))  # type: ignore[arg-type]
         _cut_attention(block.self_attn, config, ranks, rank)
         feed_forward = block.mlp.shared_experts if isinstance(block.mlp, MoE) else block.mlp
         if feed_forward is not None:
@@ -72,7 +72,7 @@ def _own_time(x: Tensor, group: Group) -> Tensor:
 
 
 def _embed(embedding: nn.Embedding, first: int, count: int, group: Group, tokens: Tensor) -> Tensor:
-    """Rows of the tokens this rank holds, zeros for the others, summed over ranks and scattered along time."""
+    """Rows of the tokens this rank holds, zeros elsewhere, summed over ranks and scattered along time."""
     local = tokens - first
     mine = (local >= 0) & (local < count)
     rows = F.embedding(local.clamp(0, count - 1), embedding.weight)
@@ -85,20 +85,26 @@ def _cut_attention(attention: Attention, config: ModelConfig, ranks: int, rank: 
     if config.kv_heads % ranks:  # each rank has the whole weight and makes the one head its queries look at
         first = rank * config.kv_heads // ranks * config.head_dim
         for linear in (attention.k_proj, attention.v_proj):
-            linear.forward = partial(_rows, linear, first, config.head_dim)
+            linear.forward = partial(_rows, linear, first, config.head_dim)  # type: ignore[method-assign]
     if config.position in ("alibi", "t5"):
         attention.core = partial(_with_own_bias, attention.core, rank * heads, heads)
 
 
-def _rows(linear: nn.Linear, first: int, count: int, x: Tensor) -> Tensor:
+def _rows(linear: nn.Linear, first: int, count: int, input: Tensor) -> Tensor:
     bias = None if linear.bias is None else linear.bias[first : first + count]
-    return F.linear(x, linear.weight[first : first + count], bias)
+    return F.linear(input, linear.weight[first : first + count], bias)
 
 
 def _with_own_bias(
-    core: Callable[..., Tensor], first: int, heads: int, query: Tensor, key: Tensor, value: Tensor, mask: Mask,
+    core: Callable[..., Tensor],
+    first: int,
+    heads: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Mask,
     **options: float,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     whole = mask.bias
     assert whole is not None
     own = replace(mask, bias=lambda q, k: whole(q, k)[:, first : first + heads])
@@ -108,7 +114,7 @@ def _with_own_bias(
 def _share_bias(linear: nn.Linear, ranks: int) -> None:
     """A bias behind a sum over ranks is added in equal shares."""
     if linear.bias is not None:
-        linear.forward = lambda x: F.linear(x, linear.weight, linear.bias / ranks)
+        linear.forward = lambda input: F.linear(input, linear.weight, linear.bias / ranks)
 
 
 def vocabulary_cross_entropy(
@@ -150,6 +156,3 @@ def vocabulary_cross_entropy(
     choice = torch.where(peak == highest, best + first, vocab)
     dist.all_reduce(choice, dist.ReduceOp.MIN, group=group)
     return LossSum(total, nll.detach(), ((choice == targets) & keep).sum(), keep.sum())
-
-
-__all__ = ["Head", "cut_dimension", "cut_model", "vocabulary_cross_entropy"]

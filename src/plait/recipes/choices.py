@@ -86,7 +86,7 @@ def pipeline_rows(layout: Layout, rows: int) -> tuple[int, str]:
     return rows // count, f"{count} micro-batches fill a pipeline of {layout.pp}"
 
 
-def graph_break(config: ModelConfig, kind: str, layout: Layout = Layout()) -> str:
+def graph_break(config: ModelConfig, kind: str, layout: Layout) -> str:
     """What in the model torch.compile cannot follow, so that it would not pay; empty: nothing."""
     if layout.tp > 1 or layout.cp > 1 or layout.ep > 1:
         return "ranks exchange tensors inside a layer, outside a compiled graph"

@@ -1,95 +1,70 @@
-"""`plait prove`: the same training in one process and under a layout, step by step, element by element."""
+"""What `plait prove` compares: the same training in one process and under a layout, element by element."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from plait.data.batch import NO_LOSS, PADDING, Batch, StepBatch
+from plait.config import Config
+from plait.data.loader import Loader
+from plait.data.prepare import open_data
 from plait.nn.config import ModelConfig
 from plait.parallel.apply import apply_layout
 from plait.parallel.data import local
 from plait.parallel.layout import Layout, microbatch_rule
 from plait.parallel.mesh import Mesh
 from plait.parallel.placed import Placed
+from plait.recipes.random_rows import RandomRows
+from plait.text.tokenizer import Tokenizer
 from plait.train.config import TrainConfig
 from plait.train.loop import TrainState, train
 from plait.train.objectives import objective_of
 from plait.train.optim import Optimizer
 
-GRADIENTS = 1e-12  # float64 sums in another order; planted mistakes are a million times larger
-WEIGHTS = 1e-10  # after Adam, which divides by gradients' size and so makes rounding larger
+GRADIENTS = 1e-12  # of the first step: float64 sums in another order; mistakes are a million times larger
+WEIGHTS = 1e-10  # and losses: Adam divides by gradients' size and so makes rounding larger
 Weights = dict[str, Tensor]
 
 
-class RandomRows:
-    """A loader of seeded random tokens: rows of unequal lengths, packed with several documents every second step.
+class Problem(Config):
+    """A training to be compared: everything but the layout.
 
-    Args:
-        micro_batch: rows of a micro-batch of one rank.
+    Attributes:
+        train: `steps` is what the learning rate's schedule spans.
+        context: tokens in a row.
+        rows: of an optimizer step.
+        steps: so many are compared.
+        data: a directory with `tokenizer` and `data`; empty: random tokens.
     """
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        rows: int,
-        micro_batch: int,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        ranks: int = 1,
-    ) -> None:
-        self.config, self.rows, self.micro_batch, self.seed = config, rows, micro_batch, seed
-        self.rank, self.ranks = rank, ranks
+    model: ModelConfig
+    train: TrainConfig
+    context: int
+    rows: int
+    seed: int = 0
+    steps: int = 3
+    data: str = ""
+    attend_across: bool = False
 
-    def batch(self, step: int) -> StepBatch:
-        """This rank's micro-batches of a step; step 0 is the first."""
-        whole = self._rows(step)
-        share = self.rows // self.ranks
-        first = self.rank * share
-        starts = range(first, first + share, self.micro_batch)
-        return StepBatch(
-            [self._take(whole, at, at + self.micro_batch) for at in starts], whole.target_tokens()
-        )
-
-    def _rows(self, step: int) -> Batch:
-        rng = np.random.Generator(np.random.Philox(key=self.seed * 1000 + step))
-        time, rows = self.config.context, self.rows
-        tokens = rng.integers(0, self.config.vocab, (rows, time + 1))
-        positions, segments = np.tile(np.arange(time), (rows, 1)), np.zeros((rows, time), np.int64)
-        packed = step % 2 == 1
-        for row in range(rows):
-            length = int(rng.integers(2, time + 1))
-            segments[row, length:] = PADDING
-            if packed:
-                cuts = np.sort(rng.integers(1, time, 2))
-                for cut in cuts:
-                    positions[row, cut:] = np.arange(time - cut)
-                    segments[row, cut:length] += 1
-        targets = np.where(segments == PADDING, NO_LOSS, tokens[:, 1:])
-        return Batch(
-            tokens=torch.from_numpy(tokens[:, :-1].copy()),
-            targets=torch.from_numpy(targets),
-            positions=torch.from_numpy(positions) if packed else None,
-            segments=torch.from_numpy(segments) if packed else None,
-            rows=list(range(rows)),
-            sources=["random"] * rows,
-            held=torch.from_numpy(segments != PADDING),
-        )
-
-    @staticmethod
-    def _take(batch: Batch, first: int, last: int) -> Batch:
-        def cut(x: Tensor | None) -> Tensor | None:
-            return None if x is None else x[first:last]
-
-        return Batch(
-            batch.tokens[first:last], batch.targets[first:last], cut(batch.positions), cut(batch.segments),
-            batch.rows[first:last], batch.sources[first:last], held=cut(batch.held),
+    def loader(self, layout: Layout, rank: int) -> Loader | RandomRows:
+        """The rows of one data rank."""
+        micro, ranks = micro_rows(layout, self.rows), layout.data_ranks
+        if not self.data:
+            return RandomRows(
+                self.model.vocab, self.context, self.rows, micro, seed=self.seed, rank=rank, ranks=ranks
+            )
+        data = open_data(Path(self.data) / "data", Tokenizer.load(Path(self.data) / "tokenizer"))
+        return Loader(
+            data.train, batch_size=self.rows, micro_batch=micro, seed=self.seed, rank=rank, ranks=ranks,
+            attend_across=self.attend_across,
         )  # fmt: skip
 
 
@@ -102,23 +77,69 @@ class Trace:
     weights: list[Weights] = field(default_factory=list)
     gradients: Weights = field(default_factory=dict)
 
+    def save(self, path: Path) -> None:
+        """Write it for other processes."""
+        torch.save(vars(self), path)
 
-@dataclass
-class Proof:
-    """The comparison of one layout with one process; differences are the largest over all elements.
+    @staticmethod
+    def load(path: Path) -> Trace:
+        """One that was saved; its tensors stay on the disk until they are looked at."""
+        return Trace(**torch.load(path, mmap=True, weights_only=True))
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The first number that is further from one process's than the tolerance.
 
     Attributes:
-        losses, norms, weights: differences after each step.
-        gradients: of the first step, by parameter.
-        first: the parameter that differs first, where the proof failed.
+        name: of the parameter; `loss` or `gradient norm` where every parameter is right.
+        what: what of it, and when.
+        others: how many parameters more differ there.
     """
 
-    layout: Layout
-    losses: list[float]
-    norms: list[float]
-    weights: list[float]
+    name: str
+    what: str
+    size: float
+    tolerance: float
+    others: int = 0
+
+    def __str__(self) -> str:
+        more = f" (and {self.others} more)" if self.others else ""
+        return f"{self.name}{more}: {self.what} differs by {self.size:.1e}, tolerance {self.tolerance:.0e}"
+
+
+@dataclass(frozen=True)
+class StepProof:
+    """A step under a layout, and how far it is from the same step in one process.
+
+    Attributes:
+        weights_apart: the largest difference over all elements of all weights.
+    """
+
+    loss: float
+    norm: float
+    loss_apart: float
+    norm_apart: float
+    weights_apart: float
+
+    @property
+    def worst(self) -> float:
+        """The largest of its differences."""
+        return max(self.loss_apart, self.norm_apart, self.weights_apart)
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The comparison of one layout with one process.
+
+    Attributes:
+        gradients: largest difference of a first gradient, by parameter.
+        first: what differs first, where the proof failed.
+    """
+
+    steps: list[StepProof]
     gradients: dict[str, float]
-    first: str = ""
+    first: Difference | None
 
     @property
     def gradient(self) -> float:
@@ -128,23 +149,21 @@ class Proof:
     @property
     def holds(self) -> bool:
         """The verdict."""
-        worst = max(*self.losses, *self.weights)
-        return self.gradient <= GRADIENTS and worst <= WEIGHTS
+        return self.first is None
 
+    def as_json(self) -> dict[str, Any]:
+        """For other processes."""
+        return asdict(self)
 
-@dataclass(frozen=True)
-class Problem:
-    """A training to be compared: everything but the layout."""
-
-    config: ModelConfig
-    train: TrainConfig
-    rows: int
-    seed: int = 0
-    steps: int = 3
+    @staticmethod
+    def from_json(made: Mapping[str, Any]) -> Proof:
+        """The inverse of `as_json`."""
+        first = Difference(**made["first"]) if made["first"] else None
+        return Proof([StepProof(**step) for step in made["steps"]], made["gradients"], first)
 
 
 def micro_rows(layout: Layout, rows: int) -> int:
-    """Rows of a micro-batch: as many micro-batches as the schedule needs, else two, so that sums are tried."""
+    """Rows of a micro-batch: as many of these as the schedule needs, else two, so that sums are tried."""
     share = rows // layout.data_ranks
     least, multiple = microbatch_rule(layout) if layout.pp > 1 else (1, 1)
     counts = [n for n in range(least, share + 1) if share % n == 0 and n % multiple == 0]
@@ -154,15 +173,7 @@ def micro_rows(layout: Layout, rows: int) -> int:
 def run(problem: Problem, layout: Layout, mesh: Mesh | None = None) -> tuple[Placed, Trace]:
     """Train under a layout; every rank of it calls this. The trace holds this rank's pieces."""
     placed = apply_layout(
-        problem.config, layout, torch.device("cpu"), dtype="float64", seed=problem.seed, mesh=mesh
-    )
-    loader = RandomRows(
-        problem.config,
-        problem.rows,
-        micro_rows(layout, problem.rows),
-        seed=problem.seed,
-        rank=placed.data_rank,
-        ranks=layout.data_ranks,
+        problem.model, layout, torch.device("cpu"), dtype=problem.train.dtype, seed=problem.seed, mesh=mesh
     )
     trace = Trace()
     compute = placed.forward_backward
@@ -171,58 +182,76 @@ def run(problem: Problem, layout: Layout, mesh: Mesh | None = None) -> tuple[Pla
         loss = compute(*args)
         if not trace.gradients:
             trace.gradients = {
-                name: local(p.grad).clone() for name, p in placed.named_parameters() if p.grad is not None
+                name: torch.zeros_like(local(p)) if p.grad is None else local(p.grad).clone()
+                for name, p in placed.named_parameters()
+                if p.requires_grad
             }
         return loss
 
     placed.forward_backward = watched  # type: ignore[method-assign]
-    optim = Optimizer(placed.named_parameters(), problem.train, placed.on_whole)
     steps = train(
-        placed, loader, objective_of(problem.train), optim, problem.train, TrainState(),
-        total_steps=problem.steps, seed=problem.seed,
-    )  # fmt: skip
-    for step in steps:
+        placed,
+        problem.loader(layout, placed.data_rank),  # type: ignore[arg-type]
+        objective_of(problem.train),
+        Optimizer(placed.named_parameters(), problem.train, placed.on_whole),
+        problem.train,
+        TrainState(),
+        total_steps=problem.train.steps,
+        seed=problem.seed,
+    )
+    for step in islice(steps, problem.steps):
         trace.losses.append(step.loss)
         trace.norms.append(step.grad_norm)
         trace.weights.append({name: local(p.detach()).clone() for name, p in placed.named_parameters()})
     return placed, trace
 
 
-def compare(layout: Layout, placed: Placed, trace: Trace, reference: Trace) -> Proof:
+def compare(placed: Placed, trace: Trace, reference: Trace) -> Proof:
     """Compare this rank's pieces with the whole of the reference, and join the ranks' differences."""
+    gradients = _apart(placed, trace.gradients, reference.gradients)
+    weights = [_apart(placed, mine, whole) for mine, whole in zip(trace.weights, reference.weights)]
+    steps = [
+        StepProof(loss, norm, _distance(loss, loss_alone), _distance(norm, norm_alone), max(apart.values()))
+        for loss, norm, loss_alone, norm_alone, apart in zip(
+            trace.losses, trace.norms, reference.losses, reference.norms, weights
+        )
+    ]
+    found = _differences(gradients, steps, weights)
+    return Proof(steps, gradients, next(found, None))
+
+
+def _apart(placed: Placed, mine: Weights, whole: Weights) -> dict[str, float]:
+    """The largest difference of each parameter on any rank."""
+    each: dict[str, float] = {}
+    for name, tensor in mine.items():
+        expected = placed.pieces[name].of(whole[placed.copies.get(name, name)])
+        each[name] = (tensor - expected).abs().max().item() if tensor.numel() else 0.0
     names = list(placed.shapes)
-
-    def differences(mine: Weights, whole: Weights) -> dict[str, float]:
-        each = {
-            name: (tensor - placed.pieces[name].of(whole[placed.copies.get(name, name)])).abs().max().item()
-            if tensor.numel()
-            else 0.0
-            for name, tensor in mine.items()
-        }
-        worst = torch.tensor([each.get(name, 0.0) for name in names], dtype=torch.float64)
-        worst = worst.nan_to_num(torch.inf)
-        if layout.world > 1:
-            dist.all_reduce(worst, dist.ReduceOp.MAX)
-        return dict(zip(names, worst.tolist()))
-
-    gradients = differences(trace.gradients, reference.gradients)
-    weights = [differences(mine, whole) for mine, whole in zip(trace.weights, reference.weights)]
-    proof = Proof(
-        layout,
-        [abs(a - b) for a, b in zip(trace.losses, reference.losses)],
-        [abs(a - b) for a, b in zip(trace.norms, reference.norms)],
-        [max(each.values()) for each in weights],
-        gradients,
-    )
-    if not proof.holds:
-        proof.first = first_different(gradients, weights)
-    return proof
+    worst = torch.tensor([each.get(name, 0.0) for name in names], dtype=torch.float64)
+    worst = worst.nan_to_num(math.inf)
+    if placed.mesh.layout.world > 1:
+        dist.all_reduce(worst, dist.ReduceOp.MAX)
+    return dict(zip(names, worst.tolist()))
 
 
-def first_different(gradients: Mapping[str, float], weights: Sequence[Mapping[str, float]]) -> str:
-    """The parameter that is worst where the first difference beyond the tolerance shows; empty: none."""
-    for values, tolerance in [(gradients, GRADIENTS), *((each, WEIGHTS) for each in weights)]:
-        name = max(values, key=lambda name: values[name])
-        if values[name] > tolerance:
-            return name
-    return ""
+def _distance(one: float, other: float) -> float:
+    return abs(one - other) if math.isfinite(one - other) else math.inf
+
+
+def _differences(
+    gradients: Mapping[str, float], steps: list[StepProof], weights: list[dict[str, float]]
+) -> Iterator[Difference]:
+    """What is beyond its tolerance, in the order in which it is computed; of parameters the worst."""
+
+    def worst(what: str, each: Mapping[str, float], tolerance: float) -> Iterator[Difference]:
+        beyond = [name for name in each if each[name] > tolerance]
+        if beyond:
+            name = max(beyond, key=lambda name: each[name])
+            yield Difference(name, what, each[name], tolerance, len(beyond) - 1)
+
+    for number, (step, apart) in enumerate(zip(steps, weights), 1):
+        if number == 1:
+            yield from worst("the gradient of step 1", gradients, GRADIENTS)
+        yield from worst(f"the weight after step {number}", apart, WEIGHTS)
+        numbers = {"loss": step.loss_apart, "gradient norm": step.norm_apart}
+        yield from worst(f"its value in step {number}", numbers, WEIGHTS)

@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def muon_update(momentum: Tensor) -> Tensor:
-    """The update, before the learning rate, that a whole matrix or stack of matrices makes of its momentum."""
+    """The update, before the learning rate, that a whole matrix, or stack of them, makes of its momentum."""
     to, from_ = momentum.shape[-2:]  # of a linear layer; a stack is [experts, in, out]
     if momentum.ndim > 2:
         to, from_ = from_, to
