@@ -213,3 +213,38 @@ def rows() -> Callable[[Path], list[dict[str, Any]]]:
 @pytest.fixture(scope="session")
 def own_text() -> Callable[[Path], None]:
     return write_own_text
+
+class Ranks:
+    """The processes of one run, as a cluster's launcher would start them, forked and so at once."""
+
+    def __init__(self, plait: Plait, count: int) -> None:
+        from torch.distributed import TCPStore
+
+        self.plait, self.count = plait, count
+        self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def start(self, *words: object, each: Callable[[int], dict[str, Any]] = lambda rank: {}) -> list[Running]:
+        """Start `plait words` on every rank; `each` gives a rank's own options, `words` among them."""
+        running = []
+        for rank in range(self.count):
+            place = {"RANK": rank, "WORLD_SIZE": self.count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": self.count}
+            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "PLAIT_AGENT_STORE": 1}
+            own = each(rank)
+            more = own.pop("words", ())
+            env = {key: str(value) for key, value in place.items()} | {"GLOO_SOCKET_IFNAME": "lo"}
+            running.append(self.plait.start(*words, *more, **own, **env))
+        return running
+
+    def __call__(self, *words: object, **options: Any) -> list[Running]:
+        return [each.wait() for each in self.start(*words, **options)]
+
+
+@pytest.fixture
+def ranks(plait: Plait) -> Callable[[int], Ranks]:
+    alive: list[Ranks] = []  # the store lives as long as its object
+
+    def make(count: int) -> Ranks:
+        alive.append(Ranks(plait, count))
+        return alive[-1]
+
+    return make

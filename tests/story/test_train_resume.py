@@ -152,7 +152,7 @@ def test_asked_to_stop_a_run_saves_and_says_so(number, code, recipe, rows, tmp_p
 
 
 def test_a_second_run_in_one_directory_is_told_who_is_there(plait, recipe, tmp_path, rows, wait_until):
-    path, run = recipe(train={"steps": 3000, "save_every": 3000, "eval_every": 3000}), tmp_path / "run"
+    path, run = recipe(train={"steps": 10**6, "save_every": 10**6, "eval_every": 10**6}), tmp_path / "run"
     running = plait.start("train", path)
     wait_until(lambda: rows(run), "the first step")
     for words in (["train", path], ["train", path, "--resume"]):

@@ -12,13 +12,14 @@ from plait.cli.app import app
 from plait.cli.models import chat, evaluate, generate, score, serve
 from plait.cli.settings import config, device
 from plait.cli.texts import prepare, tokenize, tokenizer
-from plait.cli.training import quickstart, train
+from plait.cli.training import prove, quickstart, train
 from plait.errors import PlaitError
 from plait.log import console
 
 STDIN = "/dev/stdin"
 for verb in (
-    quickstart, prepare, tokenizer, tokenize, train, evaluate, score, generate, chat, serve, config, device,
+    quickstart, prepare, tokenizer, tokenize, train, prove, evaluate, score, generate, chat, serve, config,
+    device,
 ):  # fmt: skip
     app.command(verb)
 

@@ -1,8 +1,10 @@
-"""Verbs that train: quickstart, train."""
+"""Verbs that train: quickstart, train, prove."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -13,6 +15,7 @@ from plait.parallel.launch import launched
 from plait.parallel.layout import parse_layout
 
 FLAGS = ("--resume", "--dry-run", "--layout")
+PROVE_FLAGS = ("--layout", "--all", "--schedule", "--steps", "--data", "--information", "--json", "--html")
 
 
 def quickstart(
@@ -81,9 +84,7 @@ def train(
     """
     from plait.recipes.recipe import load_recipe
 
-    for word in overrides:
-        if word.startswith("--") and "." not in word and (hint := did_you_mean(word, FLAGS)):
-            raise ConfigError(f"unknown option {word!r}{hint}")
+    _check_words(overrides, FLAGS)
     words = [*overrides, *parse_layout(layout or "")]
     loaded = load_recipe(recipe, words)
     if dry_run:
@@ -99,3 +100,60 @@ def train(
     from plait.recipes.train import train_recipe
 
     print(train_recipe(loaded, resume=resume))
+
+
+def prove(
+    recipe: str,
+    /,
+    *overrides: Words,
+    layout: list[str] | None = None,
+    all_: Annotated[int | None, Parameter(name="--all")] = None,
+    schedule: str | None = None,
+    steps: int = 3,
+    data: bool = False,
+    information: bool = False,
+    json: Path | None = None,
+    html: Path | None = None,
+) -> None:
+    """Prove that layouts train a recipe as one process does.
+
+    The recipe's model takes a few steps in one process and under each layout,
+    whose ranks are started here: in float64, without compilation and dropout,
+    on random tokens in rows of unequal lengths. Losses, gradient norms,
+    gradients and weights must agree. Exit code 1: those of a layout do not.
+
+    For example:
+
+        plait prove recipe.yaml --layout dp=2,tp=2
+        plait prove tiny --layout pp=2,schedule=zbv --layout cp=4
+        plait prove tiny-moe --all 8 --html proof.html --json proof.json
+        plait prove recipe.yaml --layout pp=4 --schedule all train.batch_size=32
+
+    Args:
+        recipe: A YAML file, or the name of a shipped recipe (plait config list).
+        overrides: Changed keys, such as model.layers=8.
+        layout: Ranks per kind of parallelism, such as dp=2,tp=2; may be given several times.
+        all_: Every layout of so many ranks that fits the recipe.
+        schedule: Of pipelines: 1f1b, gpipe, interleaved, looped_bfs, zero_bubble, zbv, dualpipev, or all.
+        steps: How many steps are compared.
+        data: Train on the recipe's data instead of random tokens.
+        information: Show the differences in float32 and bfloat16 too, which prove nothing.
+        json: Write all numbers to this file.
+        html: Write a page with tables and a chart to this file.
+    """
+    from plait.recipes.proof_layouts import Asked
+    from plait.recipes.proving import prove as run
+
+    _check_words(overrides, PROVE_FLAGS)
+    asked = Asked(
+        layouts=tuple(layout or ()), every=all_, schedule=schedule, steps=steps, data=data,
+        information=information,
+    )  # fmt: skip
+    sys.exit(0 if run(recipe, overrides, asked, json_file=json, page=html) else 1)
+
+
+def _check_words(overrides: Sequence[str], flags: Sequence[str]) -> None:
+    """Refuse a misspelt option, which would be read as a key of the recipe."""
+    for word in overrides:
+        if word.startswith("--") and "." not in word and (hint := did_you_mean(word, flags)):
+            raise ConfigError(f"unknown option {word!r}{hint}")

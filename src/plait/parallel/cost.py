@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import _resolve_process_group
+from torch._C._distributed_c10d import _resolve_process_group
 from torch.distributed.pipelining.schedules import PipelineScheduleMulti
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -48,7 +48,7 @@ OPERATIONS = {
     "_c10d_functional.reduce_scatter_tensor": (REDUCE_SCATTER, 0),
     "_c10d_functional.all_to_all_single": (ALL_TO_ALL, RESULT),
 }
-SILENT = {"recv_", "recv_any_source_", "barrier", "monitored_barrier_", "wait_tensor", "check_for_nan"}
+SILENT = {"recv_", "recv_any_source_", "irecv", "barrier", "monitored_barrier_"}
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Meter(TorchDispatchMode):
     (this rank's own part included), and what is sent from one rank to another. What of it crosses a wire is
     for the backend to choose: of n ranks a ring moves (n-1)/n of a payload, of an all-reduce twice that.
 
-    Autograd hands the mode on to the threads in which it runs backward passes, those of GPUs too. What
-    `torch.compile` puts into a compiled graph is not seen; plait's own collectives are not put there.
+    Autograd hands the mode on to the threads in which it runs backward passes, those of GPUs too. Blocks that
+    `torch.compile` has compiled count alike. Entered, it makes every operation slower: do not time with it.
 
     Attributes:
         counts: by (axes, operation), see `axes_name`.
@@ -102,17 +102,17 @@ class Meter(TorchDispatchMode):
 
     def _count(self, func: Any, args: list, result: Any) -> None:
         name = func.overloadpacket.__name__
-        if name in SILENT:
+        group = next(filter(None, map(_group, reversed(args))), None)
+        if group is None or name in SILENT:  # without a group: waiting for what was counted already
             return
         # what is not known shows up under its own name, with all it was given
         operation, place = OPERATIONS.get(f"{func.namespace}.{name}", (name, None))
         payload = args if place is None else result if place == RESULT else args[place]
         size = sum(x.numel() * x.element_size() for x in tree_leaves(payload) if isinstance(x, Tensor))
-        key = self._axes(args), operation
+        key = self._axes(group), operation
         self.counts[key] = self.counts.get(key, Count()) + Count(1, size)
 
-    def _axes(self, args: list) -> str:
-        group = next(filter(None, map(_group, reversed(args))))
+    def _axes(self, group: dist.ProcessGroup) -> str:
         name = group.group_name
         if name not in self._names:
             places = [self.mesh.coordinates(rank) for rank in dist.get_process_group_ranks(group)]
@@ -222,7 +222,7 @@ def actions_of(layout: Layout, microbatches: int) -> dict[int, list[Action]]:
 
 
 def _single_stage(layout: Layout, rank: int, count: int) -> list[Action]:
-    """As the loops of torch's `ScheduleGPipe` and `Schedule1F1B` run (what the latter tells is another order)."""
+    """As the loops of torch's `ScheduleGPipe` and `Schedule1F1B` run; what the latter tells is not it."""
     ahead = count if layout.schedule == "gpipe" else min(count, layout.pp - rank)
     forward = [Action(FORWARD, rank, number) for number in range(count)]
     backward = [Action(BACKWARD, rank, number) for number in range(count)]
@@ -236,7 +236,8 @@ def bubble(layout: Layout, microbatches: int) -> float:
     A forward pass takes one unit of time, a backward pass two, its halves (gradients of inputs, of weights)
     one each, and sending nothing. With p ranks, v stages on each and m micro-batches it is (p-1)/(m+p-1) for
     GPipe and 1F1B, (p-1)/(vm+p-1) for interleaved stages (Narayanan et al. 2021, section 2.2, who divide by
-    the time without idling instead), and less where halves fill gaps (Qi et al. 2023).
+    the time without idling instead), and with enough micro-batches (p-1)/(3vm+p-1) where halves of backward
+    passes fill gaps (Qi et al. 2023).
     """
     if layout.pp == 1:
         return 0.0

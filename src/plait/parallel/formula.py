@@ -1,32 +1,36 @@
-"""What a training step must send under a layout, by formula: calls and bytes of one rank, none of it run.
+"""What a training step must send under a layout, by formula: calls and bytes of one rank, nothing run.
 
-With b rows of a micro-batch, m micro-batches, t tokens in a row, w features, V tokens in the vocabulary, E
-experts of which a token takes k, h heads and g key heads of size d, and on this rank L layers with P numbers
-(of a matrix cut over tp, one part); s is bytes of a number: a weight's, a hidden state's, or a product's.
-Where an axis is 1, what runs along it is not sent. Payloads are counted as by `plait.parallel.cost.Meter`.
+With b rows of a micro-batch and m micro-batches on a rank, t tokens in a row, w features, V tokens in the
+vocabulary, E experts of which a token chooses k, h heads and g key heads of size d, and on this rank L layers
+and P parameters (tp and ep cut already). Payloads are those that `plait.parallel.cost.Meter` counts; along an
+axis of 1 nothing is sent. A step sends so many numbers:
 
-| along | what | operation | numbers in a step |
-| --- | --- | --- | --- |
-| dp·cp·ep | gradients (of experts along dp·cp) | all-reduce | P, or P/fsdp |
-| fsdp | parameters, of each block in forward and in backward, of the rest once | all-gather | 2m · P |
-| fsdp | parameters where there is a pipeline | all-gather | P, each time a stage is gathered |
-| fsdp | gradients | reduce-scatter | P |
-| tp | hidden states in and out of attention and feed-forward, of embedding, into head | all-gather | m (4L+2) · btw/cp |
-| tp | the same | reduce-scatter | m (4L+2) · btw/cp |
-| tp | a maximum, two sums, a choice of each position | all-reduce | m · 4bt/cp |
-| tp | gradients of norms, routers, and keys of fewer heads than ranks | all-reduce | these |
-| cp ring | keys and values twice, their gradients once, round the ring | send | mL · 2btdg/(cp·tp) · (3cp-2) |
-| cp gather | keys and values, and their gradients | all-gather, reduce-scatter | mL · 2btdg/tp each |
-| cp exchange | queries, keys, values; results; all their gradients | all-to-all | mL · 2btd(2h+2g)/(cp·tp) |
-| cp | a router's sums for the balancing loss | all-reduce | mL · b(1+2E) |
-| ep | tokens to experts and back, and gradients | all-to-all | mL · 4btk/cp · w |
-| ep | how many tokens | all-to-all | mL · E |
-| pp | hidden states, and their gradients, at each boundary to another rank | send | m · btw/(cp·tp) each |
-| pp | the gradient of a tied embedding, between first and last stage | send | Vw/tp |
-| world | sums of the loss and loads of experts; the square of the gradient norm | all-reduce | 4 + E · layers; 1 |
+| along    | what                                                | operation      | numbers                |
+| -------- | --------------------------------------------------- | -------------- | ---------------------- |
+| dp·ep·cp | gradients; those of experts along dp·cp             | all-reduce     | P / fsdp               |
+| tp       | gradients of what tp does not cut, with the above   | all-reduce     | these / fsdp           |
+| fsdp     | parameters of blocks, twice; of the rest, once      | all-gather     | m (2 blocks + rest)    |
+| fsdp     | with pp: a stage, each time the schedule gathers it | all-gather     | P                      |
+| fsdp     | gradients, each padded as parameters are            | reduce-scatter | P                      |
+| tp       | hidden states into and out of matrices, both ways   | all-gather     | m (4L + 2) btw/cp      |
+| tp       | the same                                            | reduce-scatter | m (4L + 2) btw/cp      |
+| tp       | of each place: maximum, two sums, choice            | all-reduce     | m · 4 bt/cp            |
+| cp ring  | keys and values twice, their gradients once         | send           | mL (3cp-2) 2btgd/cp/tp |
+| cp       | gather: keys and values                             | all-gather     | mL · 2btgd/tp          |
+| cp       | gather: their gradients                             | reduce-scatter | mL · 2btgd/tp          |
+| cp       | exchange: queries, keys, values, results; gradients | all-to-all     | mL · 4bt(h+g)d/cp/tp   |
+| cp       | masks: positions, and segments of packed rows       | all-gather     | m · bt each            |
+| cp       | sums of a router for the balancing loss             | all-reduce     | mL · b(1 + 2E)         |
+| cp       | capacity: a token's choices, and whether it counts  | all-gather     | mL · bt(k + 1)         |
+| ep       | tokens to experts and back, and gradients           | all-to-all     | mL · 4btkw/cp, if even |
+| ep       | how many tokens go to each expert                   | all-to-all     | mL · E                 |
+| pp       | hidden states or gradients for another rank's stage | send           | m · btw/cp/tp each     |
+| pp       | a tied embedding's gradient, first and last stage   | send           | Vw / tp / fsdp         |
+| world    | sums of the loss and loads; square of the norm      | all-reduce     | 4 + E · layers; 1      |
 
-`fsdp` fills up dimension 0 of each parameter to a multiple of its ranks (Zhao et al. 2023). The first step
-of a pipeline sends a few numbers more, by which torch's stages agree on what they will send.
+The last stage alone has the head (one of the two beside 4L) and the loss, the first alone the embedding.
+`fully_shard` pads dimension 0 of each parameter to a multiple of its ranks. fsdp is Rajbhandari et al. 2020
+(stage 3), tp Korthikanti et al. 2022 (section 4.2), the ring Liu et al. 2023, exchange Jacobs et al. 2023.
 """
 
 from __future__ import annotations
@@ -59,8 +63,8 @@ from plait.parallel.pieces import Sharding, chunk, even
 from plait.parallel.pipeline import owner_of, split_layers, stages_of
 from plait.parallel.placed import EMBEDDING, FROZEN, HEAD
 
-INTEGER = 8  # bytes
-Sent = tuple[tuple[str, ...], str, int, int]  # axes, operation, calls, bytes of one call
+INTEGER = 8  # bytes, as of float64
+Sent = tuple[tuple[str, ...], str, int, int]  # axes, operation, calls, bytes of all of them
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,10 @@ class Work:
         microbatches: of this rank.
         context: tokens in a row, over all ranks of cp.
         dtype: as `plait.parallel.apply.apply_layout` takes it.
-        packed: whether several documents share a row, so that batches have segments.
+        packed: whether batches have segments, as several documents share a row.
         smoothed: whether the loss has label smoothing.
-        pairs: of (token, expert), how many left this rank and how many arrived, summed over layers and
-            micro-batches; None: as many as tokens choose, and spread evenly.
+        pairs: (token, expert) pairs that left this rank and that arrived, summed over layers and
+            micro-batches, its own among both; None: all that are chosen, spread evenly.
     """
 
     rows: int
@@ -88,43 +92,40 @@ class Work:
 
 
 def expected(config: ModelConfig, layout: Layout, work: Work, at: Mapping[str, int] | None = None) -> Costs:
-    """Calls and bytes of `forward_backward` and `clip` of one rank in a step that is not the first.
+    """Calls and bytes of `Placed.forward_backward` and `Placed.clip` on one rank, by axes and operation.
+
+    It is a step after the first, in which torch's pipelines also agree on what they are about to send.
 
     Args:
-        at: the rank's place, by axis; 0 on those left out. Places differ in their pipeline stages, and in
-            who holds the larger part of what does not divide.
-
-    Returns:
-        By axes and operation, what is sent; what is not sent is left out.
+        at: the rank's place on the axes, 0 where left out. Places differ in the stages that they hold and,
+            where something does not divide, in who has the larger part.
     """
     rank = _Rank(config, layout, work, dict.fromkeys(AXES, 0) | dict(at or {}))
     result: Costs = {}
-    for kind in (_copies, _shares, _tensor, _context, _router, _experts, _pipeline, _world):
+    for kind in (_gradients, _shares, _tensor, _context, _router, _experts, _pipeline, _world):
         for axes, operation, calls, size in kind(rank):
-            name = axes_name(layout, axes)
-            if name and calls:
-                key = name, operation
-                result[key] = result.get(key, Count()) + Count(calls, calls * size)
+            if calls and (name := axes_name(layout, axes)):
+                result[name, operation] = result.get((name, operation), Count()) + Count(calls, size)
     return result
 
 
 @dataclass(frozen=True)
 class _Parameter:
-    """One of a stage's parameters, as tp and ep leave it; `block`: of which layer, None for the rest."""
+    """A parameter with a gradient, as tp and ep leave it; `block`: its layer's number, if it is in one."""
 
-    shape: tuple[int, ...]
+    shape: list[int]
     sharding: Sharding
     block: str | None
     tied: bool
 
-    def numbers(self, rows: int | None = None) -> int:
-        """How many numbers it has, or has with so many rows."""
-        return math.prod((self.shape[0] if rows is None else rows, *self.shape[1:]))
+    def numbers(self, rows: int) -> int:
+        """How many there are in so many rows."""
+        return rows * math.prod(self.shape[1:])
 
 
 @dataclass(frozen=True)
 class _Rank:
-    """A rank at a place, what it holds and how large the numbers are that it sends."""
+    """A rank at its place: what it holds, and how many bytes the numbers have that it sends."""
 
     config: ModelConfig
     layout: Layout
@@ -132,14 +133,36 @@ class _Rank:
     at: dict[str, int]
 
     @cached_property
-    def stages(self) -> list[int]:
-        return stages_of(self.layout, self.at["pp"])
+    def layers(self) -> dict[int, range]:
+        """By the stages that are here."""
+        ranges = split_layers(self.config, self.layout.total_stages)
+        return {stage: ranges[stage] for stage in stages_of(self.layout, self.at["pp"])}
 
     @cached_property
-    def layers(self) -> dict[int, range]:
-        """Of each stage here."""
-        ranges = split_layers(self.config, self.layout.total_stages)
-        return {stage: ranges[stage] for stage in self.stages}
+    def parameters(self) -> dict[int, list[_Parameter]]:
+        """By stage, in the order of the model."""
+        return {stage: list(self._of_stage(stage)) for stage in self.layers}
+
+    def _of_stage(self, stage: int) -> Iterator[_Parameter]:
+        config, layout = self.config, self.layout
+        last = stage == layout.total_stages - 1
+        with torch.device("meta"):
+            model = stage_model(config, self.layers[stage], first=stage == 0, last=last)
+        for name, parameter in model.named_parameters():
+            if name.endswith(FROZEN):
+                continue
+            tied = config.tied and layout.pp > 1 and name in (EMBEDDING, HEAD)
+            sharding, shape = _sharding(name, config, layout), list(parameter.shape)
+            for axis in ("ep", "tp"):
+                if (dim := getattr(sharding, axis)) is not None:
+                    shape[dim] = even(shape[dim], getattr(layout, axis), self.at[axis])[1]
+            yield _Parameter(
+                shape, sharding, name.split(".")[1] if name.startswith("layers.") else None, tied
+            )
+
+    def own(self, parameter: _Parameter) -> int:
+        """Numbers of a parameter that fsdp leaves to this rank."""
+        return parameter.numbers(chunk(parameter.shape[0], self.layout.fsdp, self.at["fsdp"])[1])
 
     @property
     def depth(self) -> int:
@@ -147,79 +170,50 @@ class _Rank:
         return sum(map(len, self.layers.values()))
 
     @property
-    def first(self) -> bool:
-        return 0 in self.layers
-
-    @property
     def last(self) -> bool:
+        """Whether head and loss are here."""
         return self.layout.total_stages - 1 in self.layers
 
     @property
+    def tokens(self) -> int:
+        """Of a micro-batch, those that a tp group has together."""
+        return self.work.rows * self.work.context // self.layout.cp
+
+    @property
     def weight(self) -> int:
-        """Bytes of a weight, and of its gradient."""
+        """Bytes of a number of a weight and of its gradient."""
         return 8 if self.work.dtype == "float64" else 4
 
     @property
     def product(self) -> int:
-        """Bytes of what a matrix product gives."""
+        """Bytes of a number that a matrix product gives."""
         return 2 if self.work.dtype in HALF else self.weight
 
     @property
     def hidden(self) -> int:
-        """Bytes of a hidden state: autocast keeps them wide, `fully_shard` does not."""
+        """Bytes of a number of a hidden state: autocast leaves them wide, `fully_shard` does not."""
         return self.product if self.layout.fsdp > 1 else self.weight
 
     @property
     def wide(self) -> int:
-        """Bytes of what is at least float32."""
+        """Bytes of a number that is at least float32."""
         return max(4, self.product)
 
-    @property
-    def tokens(self) -> int:
-        """Of a micro-batch, that the ranks of a tp group share."""
-        return self.work.rows * self.work.context // self.layout.cp
 
-    def parameters(self, stage: int) -> Iterator[_Parameter]:
-        """Those with gradients, in the order of the model."""
-        config, layout = self.config, self.layout
-        last = stage == layout.total_stages - 1
-        with torch.device("meta"):
-            model = stage_model(config, self.layers[stage], first=stage == 0, last=last)
-            model.tie()
-        for name, parameter in model.named_parameters():
-            if name.endswith(FROZEN):
-                continue
-            tied = config.tied and layout.pp > 1 and name in (EMBEDDING, HEAD)
-            sharding = _sharding(EMBEDDING if tied else name, config, layout)
-            shape = list(parameter.shape)
-            for axis in ("ep", "tp"):
-                dim = getattr(sharding, axis)
-                if dim is not None:
-                    shape[dim] = even(shape[dim], getattr(layout, axis), self.at[axis])[1]
-            block = name.split(".")[1] if name.startswith("layers.") else None
-            yield _Parameter(tuple(shape), sharding, block, tied)
-
-    def own(self, parameter: _Parameter) -> int:
-        """Numbers of a parameter that fsdp leaves to this rank."""
-        return parameter.numbers(chunk(parameter.shape[0], self.layout.fsdp, self.at["fsdp"])[1])
-
-
-def _copies(rank: _Rank) -> Iterator[Sent]:
-    """Gradients are summed over those who hold copies, in buckets; see `Placed._reduce`."""
+def _gradients(rank: _Rank) -> Iterator[Sent]:
+    """Summed over those who hold copies, and over tp what it does not cut, in buckets."""
     alike: dict[tuple[str, ...], list[int]] = {}
-    for stage in rank.stages:
-        for parameter in rank.parameters(stage):
-            cut = {axis for axis in ("ep", "tp") if getattr(parameter.sharding, axis) is not None}
-            axes = tuple(axis for axis in ("dp", "ep", "cp", "tp") if axis not in cut)
-            alike.setdefault(axes, []).append(rank.own(parameter))
+    for parameter in (each for stage in rank.parameters.values() for each in stage):
+        cut = {axis for axis in ("ep", "tp") if getattr(parameter.sharding, axis) is not None}
+        axes = tuple(axis for axis in AXES if axis in {"dp", "ep", "cp", "tp"} - cut)
+        alike.setdefault(axes, []).append(rank.own(parameter))
     for axes, sizes in alike.items():
-        buckets = [0]
+        buckets, full = 1, 0
         for number, size in enumerate(sizes):
-            if number and buckets[-1] + size > BUCKET:
-                buckets.append(0)
-            buckets[-1] += size
-        for bucket in buckets:
-            yield axes, ALL_REDUCE, 1, bucket * rank.weight
+            if number and full + size > BUCKET:
+                buckets, full = buckets + 1, 0
+            full += size
+        yield axes, ALL_REDUCE, buckets, sum(sizes) * rank.weight
 
 
 def _shares(rank: _Rank) -> Iterator[Sent]:
@@ -227,131 +221,97 @@ def _shares(rank: _Rank) -> Iterator[Sent]:
     layout, micro = rank.layout, rank.work.microbatches
     if layout.fsdp == 1:
         return
-    for stage in rank.stages:
+    plan = actions_of(layout, micro)[rank.at["pp"]] if layout.pp > 1 else []
+    for stage, parameters in rank.parameters.items():
         groups: dict[str | None, int] = {}
-        for parameter in rank.parameters(stage):
+        for parameter in parameters:
             rows = -(-parameter.shape[0] // layout.fsdp) * layout.fsdp
             groups[parameter.block] = groups.get(parameter.block, 0) + parameter.numbers(rows)
         for block, size in groups.items():
+            times = micro if block is None else 2 * micro
             if layout.pp > 1:
-                plan = actions_of(layout, micro)[rank.at["pp"]]
-                times = sum(action.kind == UNSHARD and action.stage == stage for action in plan)
-            else:
-                times = micro * (1 if block is None else 2)
-            yield ("fsdp",), ALL_GATHER, times, size * rank.product
-            yield ("fsdp",), REDUCE_SCATTER, 1, size * max(4, rank.product)
+                times = sum((action.kind, action.stage) == (UNSHARD, stage) for action in plan)
+            yield ("fsdp",), ALL_GATHER, times, times * size * rank.product
+            yield ("fsdp",), REDUCE_SCATTER, 1, size * rank.wide
 
 
 def _tensor(rank: _Rank) -> Iterator[Sent]:
     """What is gathered in a forward pass is scattered in the backward pass, and the other way round."""
     micro, depth = rank.work.microbatches, rank.depth
-    into, out = 2 * depth + rank.last, 2 * depth  # matrices' inputs are gathered, outputs scattered
-    mixed = depth if rank.config.experts else 0  # outputs of experts are as wide as their inputs
-    for count, size in ((into + rank.first + mixed, rank.hidden), (out - mixed, rank.product)):
+    narrow = depth if rank.config.experts else 2 * depth  # outputs of experts are as wide as their inputs
+    ends = (0 in rank.layers) + rank.last
+    for count, size in ((4 * depth + ends - narrow, rank.hidden), (narrow, rank.product)):
         for operation in (ALL_GATHER, REDUCE_SCATTER):
-            yield ("tp",), operation, micro * count, rank.tokens * rank.config.width * size
+            calls = micro * count
+            yield ("tp",), operation, calls, calls * rank.tokens * rank.config.width * size
     if rank.last:
-        sums = 4 if rank.work.smoothed else 3  # the maximum among them
-        yield ("tp",), ALL_REDUCE, micro * sums, rank.tokens * rank.wide
-        yield ("tp",), ALL_REDUCE, micro, rank.tokens * INTEGER
+        sums = micro * (4 if rank.work.smoothed else 3)  # the maximum among them
+        yield ("tp",), ALL_REDUCE, sums, sums * rank.tokens * rank.wide
+        yield ("tp",), ALL_REDUCE, micro, micro * rank.tokens * INTEGER
 
 
 def _context(rank: _Rank) -> Iterator[Sent]:
-    """Attention over rows that are spread, see `plait.parallel.context`."""
+    """Attention over rows that are spread; `auto` is a ring, unless `plait.parallel.ring.unfit`."""
     config, layout, work = rank.config, rank.layout, rank.work
     ranks, times = layout.cp, work.microbatches * rank.depth
+    plain = not (work.packed or config.window or config.position in ("alibi", "t5"))
+    dropout = config.dropout if config.attn_dropout < 0 else config.attn_dropout
+    head = rank.tokens * config.head_dim  # numbers of a head
     heads, kv_heads = config.heads // layout.tp, max(config.kv_heads // layout.tp, 1)
-    head = rank.tokens * config.head_dim  # numbers of one head
-    kind = _attention(config, layout, packed=work.packed)
+    kind = layout.attention
+    if kind == "auto":
+        kind = "ring" if plain and not config.attn_softcap and not dropout else "gather"
     if kind == "ring":
-        both = 2 * kv_heads * head
-        yield ("cp",), SEND, 2 * times * (ranks - 1), both * rank.product
-        yield ("cp",), SEND, times * ranks, both * rank.wide
+        keys, gradients = 2 * times * (ranks - 1), times * ranks
+        size = keys * rank.product + gradients * rank.wide
+        yield ("cp",), SEND, keys + gradients, 2 * kv_heads * head * size
         return
     if kind == "gather":
-        both = 2 * kv_heads * head * ranks * rank.product
-        yield ("cp",), ALL_GATHER, times, both
-        yield ("cp",), REDUCE_SCATTER, times, both
+        for operation in (ALL_GATHER, REDUCE_SCATTER):
+            yield ("cp",), operation, times, times * ranks * 2 * kv_heads * head * rank.product
     else:
-        repeated = math.lcm(kv_heads, ranks)
-        yield ("cp",), ALL_TO_ALL, 2 * times, (heads + 2 * repeated) * head * rank.product
-        yield ("cp",), ALL_TO_ALL, 2 * times, heads * head * rank.product
-    yield from _masks(rank, plain=_plain(config, packed=work.packed), gathers=kind == "gather")
-
-
-def _masks(rank: _Rank, *, plain: bool, gathers: bool) -> Iterator[Sent]:
-    """Positions and segments of all keys, once for all layers that share a window."""
-    work = rank.work
-    rows = 1 if plain else work.rows  # without positions of their own all rows are alike
-    lists = 0 if plain and not gathers else 2 if work.packed else 1
-    for layers in rank.layers.values():
-        masks = len({rank.config.window_of(layer) for layer in layers})
-        yield ("cp",), ALL_GATHER, work.microbatches * masks * lists, rows * work.context * INTEGER
-
-
-def _plain(config: ModelConfig, *, packed: bool) -> bool:
-    return not (packed or config.window or config.position in ("alibi", "t5"))
-
-
-def _attention(config: ModelConfig, layout: Layout, *, packed: bool) -> str:
-    """How rows that are spread attend: what `auto` stands for."""
-    if layout.attention != "auto":
-        return layout.attention
-    dropout = config.dropout if config.attn_dropout < 0 else config.attn_dropout
-    fits = _plain(config, packed=packed) and not config.attn_softcap and not dropout
-    return "ring" if fits else "gather"
+        numbers = 2 * heads + 2 * math.lcm(kv_heads, ranks)  # some keys are repeated, if they must
+        yield ("cp",), ALL_TO_ALL, 4 * times, 2 * times * numbers * head * rank.product
+    # masks: for each micro-batch and window, of each row where rows may differ
+    lists = (1 if kind == "gather" else 0) if plain else 1 + work.packed
+    windows = sum(len(set(map(config.window_of, layers))) for layers in rank.layers.values())
+    calls = work.microbatches * windows * lists
+    yield ("cp",), ALL_GATHER, calls, calls * (1 if plain else work.rows) * work.context * INTEGER
 
 
 def _router(rank: _Rank) -> Iterator[Sent]:
-    """Sums over a sequence for the balancing loss, and choices of a sequence for the capacity."""
+    """Sums over a sequence for the balancing loss, and the choices of a sequence for the capacity."""
     config, work = rank.config, rank.work
     times = work.microbatches * rank.depth if config.experts else 0
     if config.balance_loss:
-        yield ("cp",), ALL_REDUCE, times, work.rows * (1 + 2 * config.experts) * rank.wide
+        yield ("cp",), ALL_REDUCE, times, times * work.rows * (1 + 2 * config.experts) * rank.wide
     if config.capacity_factor:
-        tokens = work.rows * work.context
-        yield ("cp",), ALL_GATHER, times, tokens * config.experts_per_token * INTEGER
-        yield ("cp",), ALL_GATHER, times, tokens  # which count, a byte each
+        each = config.experts_per_token * INTEGER + 1  # whether a token counts is a byte
+        yield ("cp",), ALL_GATHER, 2 * times, times * work.rows * work.context * each
 
 
 def _experts(rank: _Rank) -> Iterator[Sent]:
     """Tokens travel to their experts and back, and their gradients the other way."""
     config = rank.config
     times = rank.work.microbatches * rank.depth if config.experts else 0
-    if not times:
-        return
     chosen = times * rank.tokens * config.experts_per_token
     left, arrived = rank.work.pairs or (chosen, chosen)
-    yield ("ep",), ALL_TO_ALL, times, config.experts * INTEGER
-    bytes_each_way = config.width * (rank.hidden + rank.product)
-    yield from _spread(("ep",), ALL_TO_ALL, 4 * times, (left + arrived) * bytes_each_way)
-
-
-def _spread(axes: tuple[str, ...], operation: str, calls: int, total: int) -> Iterator[Sent]:
-    """Calls that differ in size, of which the sum is known."""
-    each, more = divmod(total, calls)
-    yield axes, operation, calls - 1, each
-    yield axes, operation, 1, each + more
+    size = (left + arrived) * config.width * (rank.hidden + rank.product)
+    yield ("ep",), ALL_TO_ALL, 5 * times, size + times * config.experts * INTEGER
 
 
 def _pipeline(rank: _Rank) -> Iterator[Sent]:
-    """Hidden states to the next stage, gradients to the one before, where those are on another rank."""
-    layout, config = rank.layout, rank.config
-    if layout.pp == 1:
-        return
-    size = rank.tokens // layout.tp * config.width * rank.hidden
-    for stage in rank.stages:
-        for other in (stage - 1, stage + 1):
-            if 0 <= other < layout.total_stages and owner_of(layout, other) != rank.at["pp"]:
-                yield ("pp",), SEND, rank.work.microbatches, size
-        if owner_of(layout, 0) != owner_of(layout, layout.total_stages - 1):
-            for parameter in rank.parameters(stage):
-                if parameter.tied:
-                    yield ("pp",), SEND, 1, rank.own(parameter) * rank.weight
+    """Hidden states to the stage after, gradients to the stage before, where another rank has it."""
+    layout, micro = rank.layout, rank.work.microbatches
+    stages, here = layout.total_stages, rank.at["pp"]
+    others = [stage + step for stage in rank.layers for step in (-1, 1) if 0 <= stage + step < stages]
+    calls = micro * sum(owner_of(layout, stage) != here for stage in others)
+    yield ("pp",), SEND, calls, calls * rank.tokens // layout.tp * rank.config.width * rank.hidden
+    if owner_of(layout, 0) != owner_of(layout, stages - 1):
+        for parameter in (each for held in rank.parameters.values() for each in held if each.tied):
+            yield ("pp",), SEND, 1, rank.own(parameter) * rank.weight
 
 
 def _world(rank: _Rank) -> Iterator[Sent]:
-    """Sums of the loss with the loads of all experts, and the square of the gradient norm; float64."""
-    loads = rank.config.layers * rank.config.experts
-    yield AXES, ALL_REDUCE, 1, (4 + loads) * 8
-    yield AXES, ALL_REDUCE, 1, 8
+    """Sums of the loss with the loads of all experts, then the square of the gradient's norm; float64."""
+    yield AXES, ALL_REDUCE, 2, (4 + rank.config.layers * rank.config.experts + 1) * 8

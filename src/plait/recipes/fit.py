@@ -183,6 +183,7 @@ def _steps(stage: Stage) -> Iterator[Step]:
     try:
         yield from loop
     except TrainingError as error:
+        stage.background.wait()
         good = newest(stage.run_dir)
         raise TrainingError(f"{error}; last good checkpoint: {good or 'none yet'}") from None
     except (MemoryError, RuntimeError) as error:

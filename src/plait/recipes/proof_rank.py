@@ -21,10 +21,11 @@ from plait.parallel.health import claim_error, is_communication_error
 from plait.parallel.launch import USER_ERROR
 from plait.parallel.layout import Layout
 from plait.parallel.mesh import Mesh
+from plait.recipes.proof_cost import StepCost
 from plait.recipes.prove import Problem, Trace, compare, run
 from plait.recipes.ranks import Ranks, join
 
-JOB, RESULTS, FAILED = "job.json", "results.jsonl", "failed"
+JOB, BEGUN, RESULTS, FAILED = "job.json", "begun", "results.jsonl", "failed"
 INFORMATION = ("float32", "bfloat16")  # what rounding does there, which proves nothing
 
 
@@ -55,6 +56,7 @@ def main(folder: Path) -> None:
     world, timeout = job.layouts[0].world, job.layouts[0].timeout
     reference = Trace.load(reference_file(folder, "float64"))
     with join(Layout(dp=world, timeout=timeout)) as ranks, progress(f"{world} ranks", job.total) as bar:
+        (folder / BEGUN).touch()
         bar.update(job.done)
         for number, layout in enumerate(job.layouts, 1):
             ranks.at(number, layout.name)
@@ -69,9 +71,10 @@ def main(folder: Path) -> None:
 def _prove(job: Job, layout: Layout, reference: Trace, folder: Path) -> dict[str, Any]:
     start = monotonic()
     mesh = Mesh(layout)
-    placed, trace = run(job.problem, layout, mesh)
-    proof = compare(placed, trace, reference)
-    result: dict[str, Any] = {"layout": layout.model_dump(), "proof": proof.as_json()}
+    cost = StepCost(job.problem, mesh)
+    placed, trace = run(job.problem, layout, mesh, cost.watch)
+    result: dict[str, Any] = {"layout": layout.model_dump(), "cost": cost.of_all_ranks()}
+    result["proof"] = compare(placed, trace, reference).as_json()
     result["seconds"] = monotonic() - start
     for dtype in INFORMATION if job.information else ():
         alone = Trace.load(reference_file(folder, dtype))

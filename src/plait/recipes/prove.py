@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -170,11 +170,21 @@ def micro_rows(layout: Layout, rows: int) -> int:
     return share // next((n for n in counts if n >= 2), counts[-1])
 
 
-def run(problem: Problem, layout: Layout, mesh: Mesh | None = None) -> tuple[Placed, Trace]:
-    """Train under a layout; every rank of it calls this. The trace holds this rank's pieces."""
+def run(
+    problem: Problem,
+    layout: Layout,
+    mesh: Mesh | None = None,
+    watch: Callable[[Placed], None] = lambda placed: None,
+) -> tuple[Placed, Trace]:
+    """Train under a layout; every rank of it calls this. The trace holds this rank's pieces.
+
+    Args:
+        watch: is given the model before it trains.
+    """
     placed = apply_layout(
         problem.model, layout, torch.device("cpu"), dtype=problem.train.dtype, seed=problem.seed, mesh=mesh
     )
+    watch(placed)
     trace = Trace()
     compute = placed.forward_backward
 

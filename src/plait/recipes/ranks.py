@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch._C._distributed_c10d import Store
 
-FOREVER = timedelta(days=30)  # data may take long to prepare; whether rank 0 lives is seen by its posts
+MEETING = timedelta(minutes=5)  # nodes of a cluster do not start together
 POLL = 0.2
 SILENT = 60.0  # seconds without a post after which rank 0 counts as gone while others wait for it
 
@@ -144,10 +144,15 @@ def _meet(place: Place, layout: Layout, device: str) -> Store:
     master = place.rank == 0 and not hosted
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-    store = TCPStore(
-        place.address, place.port, place.world, is_master=master, timeout=timedelta(minutes=5),
-        wait_for_workers=False,
-    )  # fmt: skip
+    try:
+        store = TCPStore(
+            place.address, place.port, place.world, is_master=master, timeout=MEETING, wait_for_workers=False
+        )
+    except dist.DistError as error:
+        raise ConfigError(
+            f"rank {place.rank} finds no other ranks at {place.address}:{place.port} ({_first_line(error)}); "
+            "start rank 0 there, or mend MASTER_ADDR and MASTER_PORT"
+        ) from None
     # torchrun keeps its store over restarts, our launcher makes a new one and reads it
     prefixed = store if "PLAIT_AGENT_STORE" in os.environ else PrefixStore(f"plait/{place.attempt}", store)
     backend = "gloo"
@@ -160,6 +165,10 @@ def _meet(place: Place, layout: Layout, device: str) -> Store:
             timeout=timedelta(seconds=layout.timeout),
         )  # fmt: skip
     return prefixed
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0].partition(". ")[0]
 
 
 def device_of(ranks: Ranks, kind: str) -> torch.device:

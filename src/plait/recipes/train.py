@@ -200,7 +200,10 @@ def resume_run(run_dir: Path, saved: Recipe, asked: Recipe) -> Plan:
     data = reopen_data(run_dir, recipe, tokenizer, config)
     check_rows(recipe, config, data.context)
     recipe, _, _ = settle(recipe, config, data.context, None)
-    return Plan(recipe, path.name if path else "", finished(recipe, checkpoint, data))
+    plan = Plan(recipe, path.name if path else "", finished(recipe, checkpoint, data))
+    if not plan.finished:
+        say(f"resuming {run_dir} after step {checkpoint.step if checkpoint else 0}")
+    return plan
 
 
 def finished(recipe: Recipe, checkpoint: Checkpoint | None, data: EncodedData) -> bool:
@@ -229,7 +232,6 @@ def open_run(run_dir: Path, plan: Plan, ranks: Ranks) -> Stage:
     stage = build_stage(run_dir, recipe, tokenizer, data, config, ranks=ranks)
     if checkpoint is not None:
         restore(stage, checkpoint)
-        say(f"resuming {run_dir} after step {stage.first_step + stage.state.step}")
         return stage
     if source is not None:
         with stored_weights(source) as (_, _, weights):

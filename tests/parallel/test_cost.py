@@ -1,0 +1,398 @@
+"""What is sent in a training step is what the formula says, call by call and byte by byte, on every rank.
+
+Each number of ranks starts once, trains a step of each case under a meter, and writes what it saw.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from plait.data.batch import Batch, StepBatch
+from plait.nn.config import ModelConfig
+from plait.nn.decoder import Decoder, parameter_count
+from plait.nn.experts import DROPPED, Experts
+from plait.parallel import data, formula
+from plait.parallel.apply import apply_layout
+from plait.parallel.cost import Count, Meter, Row, axes_name, cost_table, peak_memory
+from plait.parallel.formula import Work, expected
+from plait.parallel.layout import Layout
+from plait.parallel.mesh import Mesh
+from plait.parallel.placed import Placed
+from plait.train.objectives import next_token
+
+TIME, ROWS = 16, 2
+FORK = multiprocessing.get_context("fork")
+SMALL = {"width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "vocab": 31, "context": TIME, "ffn": 24}
+ODD = {"width": 15, "heads": 3, "kv_heads": 3, "ffn": 25, "position": "learned", "norm": "layer"}
+BIASES = {"qkv_bias": True, "out_bias": True, "mlp_bias": True, "head_bias": True}
+EXPERTS = {"experts": 4, "experts_per_token": 2, "shared_experts": 1, "expert_ffn": 12}
+CAPACITY = {"capacity_factor": 1.1, "balance_bias": 0.01}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training step: the layout, what differs from a small model, and what its batches are like."""
+
+    layout: dict[str, Any]
+    model: dict[str, Any] = field(default_factory=dict)
+    dtype: str = "float64"
+    microbatches: int = 2
+    packed: bool = False
+    smoothing: float = 0.0
+    bucket: int = data.BUCKET
+
+    @property
+    def config(self) -> ModelConfig:
+        return ModelConfig(**SMALL | self.model)
+
+    def work(self, pairs: tuple[int, int] | None = None) -> Work:
+        return Work(
+            rows=ROWS,
+            microbatches=self.microbatches,
+            context=TIME,
+            dtype=self.dtype,
+            packed=self.packed,
+            smoothed=self.smoothing > 0,
+            pairs=pairs,
+        )
+
+
+def pipeline(schedule: str, model: dict | None = None, *, layers: int = 4, micro: int = 4, **layout) -> Case:
+    return Case(
+        {"pp": 2, "schedule": schedule, **layout}, {"layers": layers} | (model or {}), microbatches=micro
+    )
+
+
+CASES = {
+    2: {
+        "dp": Case({"dp": 2}),
+        "dp, several buckets": Case({"dp": 2}, bucket=1000),
+        "dp, experts": Case({"dp": 2}, EXPERTS | CAPACITY),
+        "fsdp": Case({"fsdp": 2}),
+        "fsdp, padding": Case({"fsdp": 2}, ODD | BIASES | {"tied": False}),
+        "fsdp, experts": Case({"fsdp": 2}, EXPERTS | CAPACITY | {"experts": 3}),
+        "fsdp, bfloat16": Case({"fsdp": 2}, dtype="bfloat16"),
+        "tp": Case({"tp": 2}),
+        "tp, one key head": Case({"tp": 2}, {"kv_heads": 1}, packed=True),
+        "tp, biases": Case({"tp": 2}, BIASES | {"position": "alibi", "norm_place": "post", "tied": False}),
+        "tp, smoothing": Case({"tp": 2}, dtype="float32", smoothing=0.1),
+        "tp, experts": Case({"tp": 2}, EXPERTS),
+        "tp, bfloat16": Case({"tp": 2}, dtype="bfloat16"),
+        "tp, experts, bfloat16": Case({"tp": 2}, EXPERTS, dtype="bfloat16"),
+        "cp, ring": Case({"cp": 2}),
+        "cp, ring, bfloat16": Case({"cp": 2}, dtype="bfloat16"),
+        "cp, gather": Case({"cp": 2, "attention": "gather"}),
+        "cp, packed": Case({"cp": 2}, packed=True),
+        "cp, windows": Case({"cp": 2}, {"window": 4, "window_pattern": 2}),
+        "cp, soft cap": Case({"cp": 2}, {"attn_softcap": 2.0}),
+        "cp, exchange": Case({"cp": 2, "attention": "exchange"}),
+        "cp, exchange, packed": Case({"cp": 2, "attention": "exchange"}, {"kv_heads": 1}, packed=True),
+        "cp, experts": Case({"cp": 2}, EXPERTS | CAPACITY, packed=True),
+        "ep": Case({"ep": 2}, EXPERTS),
+        "ep, capacity": Case({"ep": 2}, EXPERTS | CAPACITY, packed=True),
+        "ep, bfloat16": Case({"ep": 2}, EXPERTS, dtype="bfloat16"),
+        "pp, gpipe": pipeline("gpipe"),
+        "pp, 1f1b": pipeline("1f1b"),
+        "pp, 1f1b, bfloat16": Case({"pp": 2}, dtype="bfloat16"),
+        "pp, untied": pipeline("1f1b", {"tied": False}),
+        "pp, interleaved": pipeline("interleaved"),
+        "pp, looped_bfs": pipeline("looped_bfs"),
+        "pp, zero_bubble": pipeline("zero_bubble"),
+        "pp, zbv": pipeline("zbv"),
+        "pp, dualpipev": pipeline("dualpipev"),
+    },
+    4: {
+        "tp, two key heads": Case({"tp": 4}),
+        "cp, ring of four": Case({"cp": 4}),
+        "dp·fsdp": Case({"dp": 2, "fsdp": 2}, ODD),
+        "dp·tp": Case({"dp": 2, "tp": 2}),
+        "dp·tp, experts": Case({"dp": 2, "tp": 2}, EXPERTS),
+        "dp·cp": Case({"dp": 2, "cp": 2}),
+        "cp·tp": Case({"cp": 2, "tp": 2}),
+        "cp·tp, packed": Case({"cp": 2, "tp": 2}, EXPERTS, packed=True),
+        "cp·tp, exchange": Case({"cp": 2, "tp": 2, "attention": "exchange"}, BIASES),
+        "fsdp·tp": Case({"fsdp": 2, "tp": 2}, {"ffn": 22}),
+        "fsdp·tp, bfloat16": Case({"fsdp": 2, "tp": 2}, EXPERTS, dtype="bfloat16"),
+        "fsdp·cp": Case({"fsdp": 2, "cp": 2}, EXPERTS),
+        "dp·ep": Case({"dp": 2, "ep": 2}, EXPERTS),
+        "fsdp·ep": Case({"fsdp": 2, "ep": 2}, EXPERTS | CAPACITY),
+        "ep·cp": Case({"ep": 2, "cp": 2}, EXPERTS | CAPACITY),
+        "ep·tp": Case({"ep": 2, "tp": 2}, EXPERTS),
+        "pp, four stages": pipeline("1f1b", pp=4),
+        "pp·dp": pipeline("1f1b", dp=2),
+        "pp·dp, zbv": pipeline("zbv", dp=2),
+        "pp·tp": pipeline("1f1b", tp=2),
+        "pp·tp, zbv": pipeline("zbv", tp=2),
+        "pp·cp, zero_bubble": pipeline("zero_bubble", cp=2),
+        "pp·fsdp": pipeline("1f1b", fsdp=2),
+        "pp·fsdp, zbv": pipeline("zbv", fsdp=2),
+        "pp·fsdp, eight stages": pipeline("interleaved", fsdp=2, layers=8, stages=4),
+        "pp·ep": pipeline("1f1b", EXPERTS, ep=2),
+    },
+}  # fmt: skip
+
+
+def batch_of(case: Case, layout: Layout, rank: int) -> StepBatch:
+    """The rows of a data rank."""
+    random = torch.Generator().manual_seed(rank)
+    positions, segments = torch.arange(TIME).expand(ROWS, -1), torch.zeros(ROWS, TIME, dtype=torch.int64)
+    if case.packed:
+        positions, segments = positions % 5, positions // 5
+    micros = []
+    for _ in range(case.microbatches):
+        tokens = torch.randint(0, SMALL["vocab"], (ROWS, TIME + 1), generator=random)
+        held = torch.ones(ROWS, TIME, dtype=torch.bool) if case.packed else None
+        where = (positions, segments) if case.packed else (None, None)
+        micros.append(Batch(tokens[:, :-1], tokens[:, 1:], *where, [0] * ROWS, [""] * ROWS, held=held))
+    return StepBatch(micros, case.microbatches * ROWS * TIME * layout.data_ranks)
+
+
+def watch_routes(placed: Placed) -> list[Tensor]:
+    """Where the choices of experts will be put, one tensor each time."""
+    seen: list[Tensor] = []
+
+    def watched(
+        dispatch: Callable[..., Tensor], experts: Experts, x: Tensor, chosen: Tensor, weights: Tensor
+    ) -> Tensor:
+        seen.append(chosen)
+        return dispatch(experts, x, chosen, weights)
+
+    for part in placed.parts:
+        for moe in part.experts:
+            moe.experts.dispatch = partial(watched, moe.experts.dispatch)
+    return seen
+
+
+def pairs_of(seen: list[Tensor], config: ModelConfig, mesh: Mesh) -> tuple[int, int]:
+    """How many pairs left this rank, and how many chose an expert that is here."""
+    flat = torch.cat([chosen.flatten() for chosen in seen])
+    counts = torch.bincount(flat[flat != DROPPED], minlength=config.experts)
+    left = int(counts.sum())
+    dist.all_reduce(counts, group=mesh.group("ep"))
+    return left, int(counts.chunk(mesh.sizes["ep"])[mesh.at["ep"]].sum())
+
+
+def measure(case: Case) -> list[Row]:
+    """The table of a step on this rank."""
+    config, layout = case.config, Layout(**case.layout)
+    data.BUCKET = formula.BUCKET = case.bucket
+    mesh = Mesh(layout)
+    placed = apply_layout(config, layout, torch.device("cpu"), dtype=case.dtype, mesh=mesh)
+    batch = batch_of(case, layout, placed.data_rank)
+    objective = partial(next_token, label_smoothing=case.smoothing)
+    placed.forward_backward(batch, objective)
+    for _, parameter in placed.named_parameters():
+        parameter.grad = None
+    seen = watch_routes(placed)
+    with Meter(mesh) as meter:
+        placed.forward_backward(batch, objective)
+        placed.clip(1.0)
+    pairs = pairs_of(seen, config, mesh) if layout.ep > 1 else None
+    told = expected(config, layout, case.work(pairs), mesh.at)
+    mesh.close()
+    return cost_table(meter.counts, told)
+
+
+class Deep(torch.autograd.Function):
+    """A backward pass within a backward pass within ..., which autograd continues in a thread of its own."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, depth: int, threads: set[int]) -> Tensor:
+        ctx.depth, ctx.threads = depth, threads
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        ctx.threads.add(threading.get_ident())
+        if ctx.depth:
+            with torch.enable_grad():
+                Deep.apply(torch.ones(1, requires_grad=True), ctx.depth - 1, ctx.threads).backward()
+        else:
+            dist.all_reduce(grads[0].clone())
+        return grads[0], None, None
+
+
+def meters_torch() -> None:
+    """Functional collectives, those of no table, those that carry nothing, and those of other threads."""
+    mesh = Mesh(Layout(dp=2))
+    x, functional = torch.ones(3), torch.ops._c10d_functional
+    with Meter(mesh) as meter:
+        functional.wait_tensor(functional.all_gather_into_tensor(x, 2, dist.group.WORLD.group_name))
+        functional.wait_tensor(functional.all_reduce(x, "sum", dist.group.WORLD.group_name))
+        dist.broadcast(x, 0)
+        dist.reduce(x, 0)
+        dist.barrier()
+        if mesh.rank == 0:
+            dist.send(x, 1)
+        else:
+            dist.recv(x, 0)
+    told = {
+        "all-gather": Count(1, 24),
+        "all-reduce": Count(1, 12),
+        "broadcast": Count(1, 12),
+        "reduce_": Count(1, 12),
+    }
+    told |= {"send": Count(1, 12)} if mesh.rank == 0 else {}
+    assert meter.counts == {("dp", operation): count for operation, count in told.items()}
+    threads: set[int] = set()
+    with Meter(mesh) as meter:
+        Deep.apply(torch.ones(1, requires_grad=True), 70, threads).backward()
+    assert len(threads) > 1
+    assert meter.counts == {("dp", "all-reduce"): Count(1, 4)}
+    dist.all_reduce(x)
+    assert meter.counts == {("dp", "all-reduce"): Count(1, 4)}, "counted after it was left"
+    mesh.close()
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> dict[int, list[dict[str, list[Row]]]]:
+    """The tables of every rank, by their number."""
+    folder = tmp_path_factory.mktemp("ranks")
+    ran = subprocess.run([sys.executable, __file__, str(folder)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+    def read(file: Path) -> dict[str, list[Row]]:
+        found = json.loads(file.read_text())
+        return {name: [Row(*row) for row in table] for name, table in found.items()}
+
+    return {ranks: [read(folder / f"{ranks}-{rank}.json") for rank in range(ranks)] for ranks in CASES}
+
+
+@pytest.mark.parametrize(("ranks", "name"), [(ranks, name) for ranks in CASES for name in CASES[ranks]])
+def test_what_is_sent_is_what_the_formula_says(measured, ranks, name):
+    for rank, found in enumerate(measured[ranks]):
+        assert found[name], "nothing was sent"
+        assert [row for row in found[name] if not row.equal] == [], f"rank {rank}"
+
+
+B, M, T, W, V, L, H, G, D = 2, 3, 32, 64, 128, 4, 8, 4, 8
+LARGER = {"width": W, "layers": L, "heads": H, "kv_heads": G, "vocab": V, "context": T, "ffn": 96}
+E, K = 4, 2
+# fields of a layout, what is sent along which axis, and the table of `plait.parallel.formula` in numbers
+FORMULAS = {
+    "dp": ({}, ("dp", "all-reduce"), lambda p, blocks: p),
+    "fsdp": ({}, ("fsdp", "all-gather"), lambda p, blocks: M * (2 * blocks + (p - blocks))),
+    "fsdp gradients": ({}, ("fsdp", "reduce-scatter"), lambda p, blocks: p),
+    "tp": ({}, ("tp", "all-gather"), lambda p, blocks: M * (4 * L + 2) * B * T * W),
+    "tp sums": ({}, ("tp", "reduce-scatter"), lambda p, blocks: M * (4 * L + 2) * B * T * W),
+    "cp": ({}, ("cp", "send"), lambda p, blocks: M * L * (3 * 2 - 2) * 2 * B * T * G * D // 2),
+    "cp gather": (
+        {"attention": "gather"},
+        ("cp", "reduce-scatter"),
+        lambda p, blocks: M * L * 2 * B * T * G * D,
+    ),
+    "cp exchange": (
+        {"attention": "exchange"},
+        ("cp", "all-to-all"),
+        lambda p, blocks: M * L * 4 * B * T * (H + G) * D // 2,
+    ),
+    "ep": ({}, ("ep", "all-to-all"), lambda p, blocks: M * L * (4 * B * T * K * W + 2 * E)),
+    "pp": ({"schedule": "gpipe"}, ("pp", "send"), lambda p, blocks: M * B * T * W + V * W),
+}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+def test_the_table_of_formulas(name):
+    more, key, formula_of = FORMULAS[name]
+    axis = name.split()[0]
+    experts = {"experts": E, "experts_per_token": K} if axis == "ep" else {}
+    config = ModelConfig(**LARGER | experts)
+    model = Decoder(config)
+    whole, blocks = parameter_count(model), parameter_count(model.layers)
+    found = expected(config, Layout(**{axis: 2}, **more), Work(rows=B, microbatches=M, context=T))
+    sums = 40 if key == ("dp", "all-reduce") else 0  # of the loss and the norm, along the only axis too
+    assert found[key].bytes == 4 * formula_of(whole, blocks) + sums
+
+
+def test_one_process_sends_nothing():
+    assert expected(ModelConfig(**LARGER), Layout(), Work(rows=B, microbatches=M, context=T)) == {}
+
+
+def test_a_large_layout_needs_no_ranks():
+    config = ModelConfig(width=512, layers=32, heads=16, kv_heads=8, vocab=128_256, context=8192)
+    layout = Layout(dp=8, fsdp=8, cp=2, tp=8, pp=4, schedule="interleaved")
+    found = expected(config, layout, Work(1, 16, 8192, dtype="bfloat16"), {"pp": 3})
+    # sixteen micro-batches of hidden states from one stage back, in two turns, and once on
+    assert found["pp", "send"].bytes == (16 * 3 * (8192 // 2 // 8) * 512 * 2) + 128_256 // 8 // 8 * 512 * 4
+    assert set(found) >= {("world", "all-reduce"), ("fsdp", "all-gather"), ("dp·cp·tp", "all-reduce")}
+
+
+@pytest.mark.parametrize(
+    ("layout", "axes", "name"),
+    [
+        ({"dp": 2}, ("dp", "cp"), "dp"),
+        ({"dp": 2}, ("tp",), ""),
+        ({"dp": 2, "cp": 2, "tp": 2}, ("cp", "dp"), "dp·cp"),
+        ({"dp": 2, "cp": 2}, ("cp", "dp", "tp"), "world"),
+    ],
+)
+def test_names_of_axes(layout, axes, name):
+    assert axes_name(Layout(**layout), axes) == name
+
+
+def test_a_table_shows_what_only_one_side_has():
+    sent = {("tp", "all-gather"): Count(2, 80), ("dp", "broadcast"): Count(1, 8), ("dp", "send"): Count(1, 4)}
+    told = {
+        ("tp", "all-gather"): Count(2, 80),
+        ("dp", "all-reduce"): Count(1, 99),
+        ("dp", "send"): Count(2, 4),
+    }
+    rows = cost_table(sent, told)
+    assert rows == [
+        ("tp", "all-gather", 2, 80, 2, 80),
+        ("dp", "broadcast", 1, 8, 0, 0),
+        ("dp", "send", 1, 4, 2, 4),
+        ("dp", "all-reduce", 0, 0, 1, 99),
+    ]
+    assert [row.equal for row in rows] == [True, False, False, False]
+
+
+def test_peak_memory_is_in_bytes():
+    now = psutil.Process().memory_info().rss
+    assert 0.9 * now < peak_memory(torch.device("cpu")) < 100 * now
+    if not torch.cuda.is_initialized():
+        assert peak_memory() == pytest.approx(peak_memory(torch.device("cpu")), rel=0.1)
+
+
+def train(folder: Path, ranks: int, rank: int) -> None:
+    """One rank: every case of so many ranks."""
+    store = dist.FileStore(str(folder / f"store{ranks}"), ranks)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=120))
+    found = {name: measure(case) for name, case in CASES[ranks].items()}
+    if ranks == 2:
+        meters_torch()
+    (folder / f"{ranks}-{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def main(folder: Path) -> None:
+    """Import once, then become all the ranks."""
+    torch.set_num_threads(1)
+    for ranks in CASES:
+        processes = [FORK.Process(target=train, args=(folder, ranks, rank)) for rank in range(ranks)]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join()
+        if any(process.exitcode for process in processes):
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
