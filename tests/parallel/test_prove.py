@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import start_processes
 
 from plait.nn.config import ModelConfig
 from plait.nn.moe import Whole
@@ -222,13 +223,10 @@ def proofs(tmp_path_factory) -> Callable[[int], dict[str, Proof]]:
     def of(ranks: int) -> dict[str, Proof]:
         if ranks not in known:
             folder = tmp_path_factory.mktemp(f"ranks{ranks}")
-            command = [sys.executable, __file__, str(folder), str(ranks)]
-            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
             env = {**os.environ, "OMP_NUM_THREADS": "1"}
-            started = [subprocess.Popen([*command, str(rank)], env=env, **pipes) for rank in range(ranks)]
-            said = [process.communicate()[0] for process in started]
-            failed = [text for process, text in zip(started, said, strict=True) if process.returncode]
-            assert not failed, "\n".join(failed)
+            command = [sys.executable, __file__, str(folder), str(ranks)]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
             made = json.loads(Path(folder, "proofs.json").read_text())
             known[ranks] = {name: Proof.from_json(proof) for name, proof in made.items()}
         return known[ranks]
@@ -282,12 +280,16 @@ def test_sums_over_microbatches_are_tried(words, rows, micro):
     assert micro_rows(layout_of(words), rows) == micro
 
 
-if __name__ == "__main__":
-    folder, ranks, rank = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+def one_rank(rank: int, folder: Path, ranks: int) -> None:
     store = dist.FileStore(str(folder / "store"), ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks, timeout=timedelta(seconds=60))
-    proofs_ = measure(folder, ranks, rank)
+    made = measure(folder, ranks, rank)
     if rank == 0:
-        Path(folder, "proofs.json").write_text(json.dumps(proofs_))
+        Path(folder, "proofs.json").write_text(json.dumps(made))
     dist.barrier()
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    # forked, so that torch is imported once for all of them
+    start_processes(one_rank, (Path(sys.argv[1]), int(sys.argv[2])), int(sys.argv[2]), start_method="fork")

@@ -47,7 +47,7 @@ def apply_layout(
     mesh = mesh or Mesh(layout, device.type)
     with torch.device("meta"):
         shapes = {name: tuple(parameter.shape) for name, parameter in Decoder(config).named_parameters()}
-    shardings = {name: _sharding(name, config, layout) for name in shapes}
+    shardings = {name: sharding_of(name, config, layout) for name in shapes}
     half = HALF.get(dtype)
     shared = layout.fsdp > 1
     ranges = split_layers(config, layout.total_stages)
@@ -100,7 +100,8 @@ def place_model(model: Decoder) -> Placed:
     )
 
 
-def _sharding(name: str, config: ModelConfig, layout: Layout) -> Sharding:
+def sharding_of(name: str, config: ModelConfig, layout: Layout) -> Sharding:
+    """How a layout cuts a parameter."""
     stacked = ".mlp.experts." in name
     return Sharding(
         tp=cut_dimension(name, config, layout.tp) if layout.tp > 1 else None,

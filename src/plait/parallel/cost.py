@@ -16,14 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._C._distributed_c10d import _resolve_process_group
-from torch.distributed.pipelining.schedules import PipelineScheduleMulti
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from plait.parallel.layout import AXES, Layout
 from plait.parallel.mesh import Mesh
-from plait.parallel.pipeline import CLASSES, stages_of
+from plait.parallel.pipeline import schedule_class, stages_of
 
 ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER = "all-reduce", "all-gather", "reduce-scatter"
 ALL_TO_ALL, SEND = "all-to-all", "send"
@@ -193,7 +192,9 @@ class Action(NamedTuple):
 
 def actions_of(layout: Layout, microbatches: int) -> dict[int, list[Action]]:
     """What each pipeline rank does in a training step, in the order in which torch's schedule does it."""
-    kind = CLASSES[layout.schedule]
+    from torch.distributed.pipelining.schedules import PipelineScheduleMulti
+
+    kind = schedule_class(layout)
     if not issubclass(kind, PipelineScheduleMulti):
         return {rank: _single_stage(layout, rank, microbatches) for rank in range(layout.pp)}
     stages: list[Any] = [

@@ -12,8 +12,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor
 
 from plait.parallel.collectives import Group
 
@@ -22,13 +20,17 @@ BUCKET = 8 << 20  # numbers that travel together
 
 def local(tensor: Tensor) -> Tensor:
     """This rank's numbers of a tensor, whether `fully_shard` holds it or not."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    # asked for by its method: importing DTensor takes as long as importing torch
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
 
 
 def like(parameter: Tensor, piece: Tensor) -> Tensor:
     """A rank's numbers as the kind of tensor the parameter is; the inverse of `local`."""
-    if not isinstance(parameter, DTensor):
+    if not hasattr(parameter, "to_local"):
         return piece
+    from torch.distributed.tensor import DTensor
+
+    assert isinstance(parameter, DTensor)
     return DTensor.from_local(
         piece,
         parameter.device_mesh,
@@ -49,6 +51,8 @@ def share_out(
             they are.
         keep: leave parameters gathered between forward and backward, as a pipeline needs them many times.
     """
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
     policy = MixedPrecisionPolicy(half, half and torch.float32, cast_forward_inputs=False)
     frozen = {parameter for parameter in part.parameters() if not parameter.requires_grad}
     for module in (*blocks, part):  # what lies beside the blocks stays gathered for the loss that follows
@@ -62,9 +66,9 @@ def share_out(
 
 def sync_when(part: nn.Module, last: bool) -> None:
     """Whether the next backward pass sums gradients over ranks: only that of the last micro-batch does."""
-    if isinstance(part, FSDPModule):
-        part.set_requires_gradient_sync(last)
-        part.set_is_last_backward(last)
+    if hasattr(part, "set_requires_gradient_sync"):
+        part.set_requires_gradient_sync(last)  # type: ignore[operator]
+        part.set_is_last_backward(last)  # type: ignore[operator]
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter], group: Group) -> None:

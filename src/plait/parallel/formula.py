@@ -43,7 +43,7 @@ from functools import cached_property
 import torch
 
 from plait.nn.config import ModelConfig
-from plait.parallel.apply import HALF, _sharding
+from plait.parallel.apply import HALF, sharding_of
 from plait.parallel.cost import (
     ALL_GATHER,
     ALL_REDUCE,
@@ -152,7 +152,7 @@ class _Rank:
             if name.endswith(FROZEN):
                 continue
             tied = config.tied and layout.pp > 1 and name in (EMBEDDING, HEAD)
-            sharding, shape = _sharding(name, config, layout), list(parameter.shape)
+            sharding, shape = sharding_of(name, config, layout), list(parameter.shape)
             for axis in ("ep", "tp"):
                 if (dim := getattr(sharding, axis)) is not None:
                     shape[dim] = even(shape[dim], getattr(layout, axis), self.at[axis])[1]

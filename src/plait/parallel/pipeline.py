@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import pipelining
 
 from plait.nn.config import ModelConfig
 from plait.nn.loss import LossSum
@@ -23,15 +22,22 @@ from plait.parallel.layout import V_SHAPED, Layout
 if TYPE_CHECKING:
     from plait.parallel.part import Part
 
-CLASSES = {
-    "gpipe": pipelining.ScheduleGPipe,
-    "1f1b": pipelining.Schedule1F1B,
-    "interleaved": pipelining.ScheduleInterleaved1F1B,
-    "looped_bfs": pipelining.ScheduleLoopedBFS,
-    "zero_bubble": pipelining.ScheduleInterleavedZeroBubble,
-    "zbv": pipelining.ScheduleZBVZeroBubble,
-    "dualpipev": pipelining.ScheduleDualPipeV,
+CLASSES = {  # of torch.distributed.pipelining
+    "gpipe": "ScheduleGPipe",
+    "1f1b": "Schedule1F1B",
+    "interleaved": "ScheduleInterleaved1F1B",
+    "looped_bfs": "ScheduleLoopedBFS",
+    "zero_bubble": "ScheduleInterleavedZeroBubble",
+    "zbv": "ScheduleZBVZeroBubble",
+    "dualpipev": "ScheduleDualPipeV",
 }
+
+
+def schedule_class(layout: Layout) -> Any:
+    """torch's class for the layout's schedule."""
+    from torch.distributed import pipelining
+
+    return getattr(pipelining, CLASSES[layout.schedule])
 
 
 def stages_of(layout: Layout, rank: int) -> list[int]:
@@ -84,7 +90,7 @@ class Pipeline:
         self.parts, self.layout, self.group, self.device = parts, layout, group, device
         self.rank = dist.get_rank(group)
         self.losses: list[LossSum] = []
-        self._schedules: dict[tuple, pipelining.schedules._PipelineSchedule] = {}
+        self._schedules: dict[tuple, Any] = {}
 
     def forward_backward(self, hidden: Tensor, scale: float) -> list[LossSum]:
         """Run all micro-batches that the parts hold; the losses where the last stage is, else none.
@@ -104,7 +110,9 @@ class Pipeline:
         self._schedules[key].step(*inputs, number=numbers, return_outputs=False, **target)
         return self.losses
 
-    def _schedule(self, count: int, hidden: Tensor) -> pipelining.schedules._PipelineSchedule:
+    def _schedule(self, count: int, hidden: Tensor) -> Any:
+        from torch.distributed import pipelining
+
         hidden = hidden.detach().requires_grad_()  # so that the schedule knows a gradient comes back
         stages = [
             pipelining.PipelineStage(
@@ -118,9 +126,9 @@ class Pipeline:
             )
             for part in self.parts
         ]
-        kind = CLASSES[self.layout.schedule]
+        kind = schedule_class(self.layout)
         several = issubclass(kind, pipelining.schedules.PipelineScheduleMulti)
-        return kind(stages if several else stages[0], count, loss_fn=self._loss, scale_grads=False)  # type: ignore[arg-type]
+        return kind(stages if several else stages[0], count, loss_fn=self._loss, scale_grads=False)
 
     def _loss(self, hidden: Tensor, number: Tensor) -> Tensor:
         last = next(part for part in self.parts if part.last)
