@@ -97,7 +97,10 @@ def test_every_verb_explains_itself_its_options_and_an_example(verb, capsys, mon
         (["train", "tiny", "train.lerning=1"], "unknown key 'train.lerning'"),
         (["train", "tiny", "model.heads=7"], "model: width=64 is not divisible by heads=7; use heads from"),
         (["train", "tiny", "train.lr"], "override 'train.lr' has no value; write key=value"),
-        (["train", "tiny", "--layout", "tp=3"], "layout.tp=3 does not divide model.heads=8; use tp from [1, 2, 4, 8]"),
+        (
+            ["train", "tiny", "--layout", "tp=3"],
+            "layout.tp=3 does not divide model.heads=8; use tp from [1, 2, 4, 8]",
+        ),
         (["train", "tiny", "--layout", "dx=2"], "unknown key 'layout.dx'"),
         (["train"], 'Command "train" parameter RECIPE requires an argument; see --help'),
         (["trian"], 'Unknown command "trian". Did you mean "train"?'),

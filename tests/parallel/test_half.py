@@ -1,4 +1,4 @@
-"""bfloat16 under fsdp equals its emulation in one process: half-precision copies, sums of gradients in float32.
+"""bfloat16 under fsdp equals its emulation in one process: half-precision copies, float32 sums.
 
 Two ranks start once; the file is also their program.
 """

@@ -214,6 +214,7 @@ def rows() -> Callable[[Path], list[dict[str, Any]]]:
 def own_text() -> Callable[[Path], None]:
     return write_own_text
 
+
 class Ranks:
     """The processes of one run, as a cluster's launcher would start them, forked and so at once."""
 
@@ -227,7 +228,12 @@ class Ranks:
         """Start `plait words` on every rank; `each` gives a rank's own options, `words` among them."""
         running = []
         for rank in range(self.count):
-            place = {"RANK": rank, "WORLD_SIZE": self.count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": self.count}
+            place = {
+                "RANK": rank,
+                "WORLD_SIZE": self.count,
+                "LOCAL_RANK": rank,
+                "LOCAL_WORLD_SIZE": self.count,
+            }
             place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "PLAIT_AGENT_STORE": 1}
             own = each(rank)
             more = own.pop("words", ())

@@ -16,7 +16,14 @@ from safetensors.torch import load_file
 from plait.checkpoint.resolve import newest
 
 MODEL = {"width": 16, "layers": 4, "heads": 4, "kv_heads": 2, "context": 16, "dropout": 0.0}
-EXACT = {"dtype": "float64", "threads": "auto", "steps": 100, "batch_size": 8, "save_every": 1000, "eval_every": 50}
+EXACT = {
+    "dtype": "float64",
+    "threads": "auto",
+    "steps": 100,
+    "batch_size": 8,
+    "save_every": 1000,
+    "eval_every": 50,
+}
 
 
 def log_of(run: Path) -> list[dict[str, Any]]:
@@ -124,7 +131,9 @@ def test_ranks_asked_to_stop_save_once_and_leave_together(recipe, plait, tmp_pat
 
 def test_ranks_with_different_recipes_are_told_apart_by_one_of_them(recipe, ranks):
     path = recipe(model=MODEL, train={"batch_size": 8})
-    ended = ranks(2)("train", path, "--layout", "dp=2", each=lambda rank: {"words": [f"train.lr=0.00{rank + 1}"]})
+    ended = ranks(2)(
+        "train", path, "--layout", "dp=2", each=lambda rank: {"words": [f"train.lr=0.00{rank + 1}"]}
+    )
     assert [each.code for each in ended] == [2, 2]
     said = [line for each in ended for line in each.stderr.splitlines() if line.startswith("plait: ")]
     assert len(said) == 1
@@ -140,9 +149,7 @@ def test_a_run_directory_that_not_all_ranks_see_is_refused(recipe, ranks, tmp_pa
     ended = ranks(2)("train", path, "--layout", "dp=2", each=lambda rank: {"cwd": folders[rank]})
     assert [each.code for each in ended] == [2, 2]
     said = [line for each in ended for line in each.stderr.splitlines() if line.startswith("plait: ")]
-    assert said == [
-        "plait: rank 1 does not see run of rank 0: out must be on a disk that all nodes share"
-    ]
+    assert said == ["plait: rank 1 does not see run of rank 0: out must be on a disk that all nodes share"]
 
 
 def test_an_error_of_the_first_rank_is_said_once_and_all_leave(recipe, ranks, tmp_path):
@@ -157,7 +164,10 @@ def test_an_error_of_the_first_rank_is_said_once_and_all_leave(recipe, ranks, tm
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ("dp=3", "the 8 rows of a batch cannot be divided among the 3 ranks of dp; use train.batch_size=6 or 9"),
+        (
+            "dp=3",
+            "the 8 rows of a batch cannot be divided among the 3 ranks of dp; use train.batch_size=6 or 9",
+        ),
         ("tp=3", "layout.tp=3 does not divide model.heads=4; use tp from [1, 2, 4]"),
         ("pp=3", "layout.pp=3 with 1 stage(s) a rank does not divide model.layers=4; use pp from [1, 2, 4]"),
         ("pp=8", "layout.pp=8 makes 8 stages of model.layers=4; use fewer stages"),

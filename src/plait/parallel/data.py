@@ -55,8 +55,10 @@ def share_out(
 
     policy = MixedPrecisionPolicy(half, half and torch.float32, cast_forward_inputs=False)
     frozen = {parameter for parameter in part.parameters() if not parameter.requires_grad}
-    for module in (*blocks, part):  # what lies beside the blocks stays gathered for the loss that follows
-        again = module is not part and not keep
+    modules = [*blocks, part]
+    for module in modules:
+        # the last block, and what lies beside the blocks, is needed again at once: it stays gathered
+        again = module not in modules[-2:] and not keep
         fully_shard(module, mesh=mesh, mp_policy=policy, reshard_after_forward=again, ignored_params=frozen)
     for module in part.modules():
         if isinstance(module, FSDPModule):

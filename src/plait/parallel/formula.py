@@ -9,7 +9,7 @@ axis of 1 nothing is sent. A step sends so many numbers:
 | -------- | --------------------------------------------------- | -------------- | ---------------------- |
 | dp·ep·cp | gradients; those of experts along dp·cp             | all-reduce     | P / fsdp               |
 | tp       | gradients of what tp does not cut, with the above   | all-reduce     | these / fsdp           |
-| fsdp     | parameters of blocks, twice; of the rest, once      | all-gather     | m (2 blocks + rest)    |
+| fsdp     | parameters of blocks, twice; last and rest, once    | all-gather     | m (2 blocks + rest)    |
 | fsdp     | with pp: a stage, each time the schedule gathers it | all-gather     | P                      |
 | fsdp     | gradients, each padded as parameters are            | reduce-scatter | P                      |
 | tp       | hidden states into and out of matrices, both ways   | all-gather     | m (4L + 2) btw/cp      |
@@ -228,7 +228,7 @@ def _shares(rank: _Rank) -> Iterator[Sent]:
             rows = -(-parameter.shape[0] // layout.fsdp) * layout.fsdp
             groups[parameter.block] = groups.get(parameter.block, 0) + parameter.numbers(rows)
         for block, size in groups.items():
-            times = micro if block is None else 2 * micro
+            times = micro if block in (None, str(rank.config.layers - 1)) else 2 * micro
             if layout.pp > 1:
                 times = sum((action.kind, action.stage) == (UNSHARD, stage) for action in plan)
             yield ("fsdp",), ALL_GATHER, times, times * size * rank.product

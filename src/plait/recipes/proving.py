@@ -10,6 +10,9 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Any
 
+import torch
+
+from plait import hardware
 from plait.data.inputs import standard_input_kept
 from plait.data.prepare import prepare_data
 from plait.errors import ConfigError, InputError, TrainingError
@@ -75,10 +78,12 @@ def prove_recipe(recipe: Recipe, asked: Asked, name: str = "recipe") -> Outcome:
         layouts, refused = layouts_of(recipe.layout, problem, asked)
         changed = changes(recipe, problem)
         say(f"to prove layouts: {', '.join(changed)}")
-        alone, seconds = _train_alone(problem, folder, asked.information)
+        most = max(layout.world for layout in layouts)
+        threads = max(1, hardware.threads() // most)  # as many as a rank gets
+        alone, seconds = _train_alone(problem, folder, asked.information, threads)
         say(f"one process: {problem.steps} steps in {duration(seconds)}; now {len(layouts)} layout(s)")
         # a deadlock ends in this time; ranks share the processors of this machine and take turns
-        patience = max(PATIENCE, 10 * seconds * max(layout.world for layout in layouts))
+        patience = max(PATIENCE, 10 * seconds * most)
         layouts = [layout.model_copy(update={"timeout": patience}) for layout in layouts]
         tried = _prove_all(problem, layouts, folder, asked.information)
     return Outcome(name, changed, problem, alone.losses, alone.norms, tried, refused, monotonic() - began)
@@ -146,14 +151,19 @@ def changes(recipe: Recipe, problem: Problem) -> list[str]:
     return [*(word.replace('"', "") for word in found), "random weights" if problem.data else "random tokens"]
 
 
-def _train_alone(problem: Problem, folder: Path, information: bool) -> tuple[Trace, float]:
+def _train_alone(problem: Problem, folder: Path, information: bool, threads: int) -> tuple[Trace, float]:
     """Train in this process and leave its traces on file; the float64 one and its seconds."""
-    began = monotonic()
-    _, trace = run(problem, Layout())
-    seconds = monotonic() - began
-    trace.save(reference_file(folder, "float64"))
-    for dtype in INFORMATION if information else ():
-        run(in_type(problem, dtype), Layout())[1].save(reference_file(folder, dtype))
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        began = monotonic()
+        _, trace = run(problem, Layout())
+        seconds = monotonic() - began
+        trace.save(reference_file(folder, "float64"))
+        for dtype in INFORMATION if information else ():
+            run(in_type(problem, dtype), Layout())[1].save(reference_file(folder, dtype))
+    finally:
+        torch.set_num_threads(before)
     return trace, seconds
 
 
