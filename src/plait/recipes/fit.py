@@ -228,6 +228,8 @@ def _row(stage: Stage, step: Step) -> dict[str, Any]:
 def _evaluate(stage: Stage, row: dict[str, Any], bar: Progress) -> bool:
     """Validate and sample into `row`; whether val_loss is the lowest so far."""
     row["samples"] = samples(stage)
+    if stage.placed.loads.numel():
+        row["expert_loads"] = shares_of(stage.placed.loads)
     if not stage.data.validation:
         return False
     config = stage.recipe.train
@@ -249,6 +251,12 @@ def _evaluate(stage: Stage, row: dict[str, Any], bar: Progress) -> bool:
     improved = whole.loss < stage.best
     stage.best, stage.waited = min(stage.best, whole.loss), 0 if improved else stage.waited + 1
     return improved
+
+
+def shares_of(loads: torch.Tensor) -> list[list[float]]:
+    """Of each layer, the share of the last step's choices that went to each expert; 1 is an even load."""
+    mean = loads.mean(1, keepdim=True).clamp(min=1)
+    return [[round(float(share), 3) for share in layer] for layer in loads / mean]
 
 
 def check_samples(stage: Stage) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -98,8 +99,10 @@ def _told(folder: Path, ranks: Ranks) -> Iterator[None]:
         yield
     except Exception as error:
         lost = is_communication_error(error)
-        where = traceback.format_exception(error)
-        story = {"error": f"{type(error).__name__}: {error}", "traceback": "".join(where), "lost": lost}
+        text = re.sub(r"^\[[^\]]*\] ", "", str(error))  # gloo's own source file and line
+        what = f"{'the ranks lost each other' if lost else type(error).__name__}: {text}"
+        where = "".join(traceback.format_exception(error))
+        story = {"error": what, "traceback": where, "lost": lost}
         write_text(folder / f"{FAILED}.{ranks.rank}", json.dumps(story))
         if lost:  # another rank knows why
             raise

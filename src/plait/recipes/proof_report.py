@@ -87,11 +87,11 @@ class Outcome:
     @property
     def verdict(self) -> str:
         """In a sentence."""
-        good, count = sum(tried.holds for tried in self.tried), len(self.tried)
-        if good == count:
-            what = "the layout trains" if count == 1 else f"all {count} layouts train"
-            return f"{what} {self.recipe} as one process does"
-        return f"{count - good} of {count} layout(s) of {self.recipe} do not train as one process does"
+        count, bad = len(self.tried), sum(not tried.holds for tried in self.tried)
+        which = "the layout" if count == 1 else f"{bad} of {count} layouts" if bad else f"all {count} layouts"
+        one = bad == 1 or count == 1
+        trains = f"{'does' if one else 'do'} not train" if bad else "trains" if one else "train"
+        return f"{which} {trains} {self.recipe} as one process does"
 
 
 def print_outcome(outcome: Outcome) -> None:

@@ -41,6 +41,8 @@ def write_report(run_dir: str | Path) -> Path:
         _section("Curves", f'<div class="charts">{_charts(rows)}</div>'),
         _section("Scores", _scores(run)),
         _section("Validation", _validation(rows)),
+        _section("Experts", _experts(rows)),
+        _section("Layout", _layout(run)),
         _section("Samples", _samples(rows)),
         _section("Data", _data_reports(run)),
         _section("Configuration", _configuration(run)),
@@ -144,6 +146,24 @@ def _validation(rows: Sequence[Row]) -> str:
     return (
         f"<details><summary>{len(measured)} measurements</summary>{render(shown)}</details>" if shown else ""
     )
+
+
+def _experts(rows: Sequence[Row]) -> str:
+    """How evenly experts were used at the last evaluation: 1 is a fair share of the choices."""
+    last = next((row for row in reversed(rows) if row.get("expert_loads")), None)
+    if last is None:
+        return ""
+    table = [
+        {"layer": layer, **{f"expert {number}": share for number, share in enumerate(shares)}}
+        for layer, shares in enumerate(last["expert_loads"])
+    ]
+    return f"<p>step {last['step']:,}; 1 is an even share of the choices</p>{render(table)}"
+
+
+def _layout(run: Path) -> str:
+    """What a step sends over ranks, beside the formula; how long a pipeline waits, and memory."""
+    cost = _read_json(run / "layout.json")
+    return render(cost) if cost else ""
 
 
 def _scores(run: Path) -> str:
