@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -170,12 +172,24 @@ def peak_memory(device: torch.device | None = None) -> int:
     on_gpu = torch.cuda.is_initialized() if device is None else device.type == "cuda"
     if on_gpu:
         return torch.cuda.max_memory_allocated(device)
+    with suppress(OSError):  # Linux: since `forget_peak`, and of this process alone
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     try:
         import resource
     except ModuleNotFoundError:  # Windows
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def forget_peak() -> None:
+    """Begin anew to look for the peak of memory, where the system lets a process do so."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 FORWARD, BACKWARD, OF_INPUT, OF_WEIGHT, UNSHARD = "F", "B", "I", "W", "UNSHARD"

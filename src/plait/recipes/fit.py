@@ -16,17 +16,16 @@ from plait.checkpoint.resolve import newest
 from plait.checkpoint.run import disk_use
 from plait.data.loader import Loader
 from plait.data.prepare import EncodedData
-from plait.errors import ConfigError, PromptError, TrainingError
-from plait.infer.engine import Engine
-from plait.infer.params import SamplingParams
+from plait.errors import TrainingError
 from plait.log import Progress, bytes_text, progress, say
-from plait.nn.decoder import Decoder
 from plait.parallel.placed import Placed
 from plait.recipes.pace import Pace
 from plait.recipes.ranks import Ranks
 from plait.recipes.recipe import Recipe
 from plait.recipes.run_directory import NoLog, RunLog, stop_on_signals, wants_tensorboard
-from plait.recipes.saving import save, whole_model
+from plait.recipes.samples import samples
+from plait.recipes.saving import save
+from plait.recipes.step_cost import watch_cost, write_cost
 from plait.text.tokenizer import Tokenizer
 from plait.train.average import update_ema
 from plait.train.loop import Step, TrainState, train
@@ -123,10 +122,14 @@ def fit_steps(stage: Stage) -> Iterator[Step]:
         bar.update(stage.state.seconds if minutes else stage.state.step)
         before = stage.share_done()
         pace = Pace(stage.placed, stage.ranks)
+        cost = watch_cost(stage.placed, config, stage.loader.context)
         for step in _steps(stage):
             if stage.average is not None and config.ema:
                 update_ema(stage.average, stage.placed.state_dict(), config.ema, step.number)
             pace.note(step)
+            if cost is not None and cost.step == cost.counted:
+                write_cost(stage.run_dir, cost)
+                cost = None
             share = stage.share_done()
             end = share >= 1
             last = end or step.number == config.stop_after
@@ -257,44 +260,6 @@ def shares_of(loads: torch.Tensor) -> list[list[float]]:
     """Of each layer, the share of the last step's choices that went to each expert; 1 is an even load."""
     mean = loads.mean(1, keepdim=True).clamp(min=1)
     return [[round(float(share), 3) for share in layer] for layer in loads / mean]
-
-
-def check_samples(stage: Stage) -> None:
-    """Refuse prompts that leave no room for an answer, before training and not at its first evaluation.
-
-    Raises:
-        ConfigError: naming the prompt.
-    """
-    with torch.device("meta"):
-        engine = Engine(Decoder(stage.placed.config), stage.tokenizer)
-    params = _sampling(stage)
-    for prompt in stage.recipe.train.samples:
-        try:
-            engine.check(engine.encode(prompt), params, clip=True)
-        except PromptError as error:
-            raise ConfigError(f"train.samples: {prompt[:40]!r}: {error}") from None
-
-
-def _sampling(stage: Stage) -> SamplingParams:
-    limit = max(1, min(stage.recipe.train.sample_tokens, stage.placed.config.context // 2))
-    return SamplingParams(max_tokens=limit, temperature=0.8, top_p=0.95, seed=0)
-
-
-def samples(stage: Stage) -> list[str]:
-    """Continuations of `train.samples`, the same random numbers every time; none but on rank 0.
-
-    Where ranks share the model out, rank 0 puts the whole of it together for this.
-    """
-    config = stage.recipe.train
-    if not (config.samples and config.sample_tokens):
-        return []
-    model = whole_model(stage)
-    if model is None:
-        return []
-    engine = Engine(model, stage.tokenizer)
-    prompts = list(config.samples)
-    written = engine.generate(prompts, _sampling(stage), clip=True)
-    return [prompt + done.text for prompt, done in zip(prompts, written)]
 
 
 def _show(bar: Progress, stage: Stage, step: Step, row: dict[str, Any]) -> None:

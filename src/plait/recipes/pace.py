@@ -36,6 +36,6 @@ class Pace:
             if rank not in self.told:
                 self.told.add(rank)
                 warn(
-                    f"rank {rank} is a straggler: its own work took {ratio:.1f} times the median of the ranks' "
-                    f"over the {WINDOW} steps up to {step.number}"
+                    f"rank {rank} is a straggler: its own work took {ratio:.1f} times the median of the "
+                    f"ranks over the {WINDOW} steps up to {step.number}"
                 )

@@ -22,9 +22,9 @@ from plait.parallel.health import claim_error, is_communication_error
 from plait.parallel.launch import USER_ERROR
 from plait.parallel.layout import Layout
 from plait.parallel.mesh import Mesh
-from plait.recipes.proof_cost import StepCost
 from plait.recipes.prove import Problem, Trace, compare, run
 from plait.recipes.ranks import Ranks, join
+from plait.recipes.step_cost import StepCost
 
 JOB, BEGUN, RESULTS, FAILED = "job.json", "begun", "results.jsonl", "failed"
 INFORMATION = ("float32", "bfloat16")  # what rounding does there, which proves nothing
@@ -48,7 +48,7 @@ class Job(Config):
 
 def reference_file(folder: Path, dtype: str) -> Path:
     """Where the training of one process lies."""
-    return folder / f"reference-{dtype}.pt"
+    return folder / f"reference-{dtype}.safetensors"
 
 
 def main(folder: Path) -> None:
@@ -70,10 +70,10 @@ def main(folder: Path) -> None:
 
 
 def _prove(job: Job, layout: Layout, reference: Trace, folder: Path) -> dict[str, Any]:
-    start = monotonic()
+    start, problem = monotonic(), job.problem
     mesh = Mesh(layout)
-    cost = StepCost(job.problem, mesh)
-    placed, trace = run(job.problem, layout, mesh, cost.watch)
+    cost = StepCost(problem.model, problem.train, problem.context, mesh, problem.steps)
+    placed, trace = run(problem, layout, mesh, cost.watch)
     result: dict[str, Any] = {"layout": layout.model_dump(), "cost": cost.of_all_ranks()}
     result["proof"] = compare(placed, trace, reference).as_json()
     result["seconds"] = monotonic() - start

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from plait.checkpoint.tensors import open_tensors, write_tensors
 from plait.config import Config
 from plait.data.loader import Loader
 from plait.data.prepare import open_data
@@ -79,12 +80,25 @@ class Trace:
 
     def save(self, path: Path) -> None:
         """Write it for other processes."""
-        torch.save(vars(self), path)
+        tensors = {f"gradient/{name}": tensor for name, tensor in self.gradients.items()}
+        for step, weights in enumerate(self.weights):
+            tensors |= {f"{step}/{name}": tensor for name, tensor in weights.items()}
+        tensors["numbers"] = torch.tensor([self.losses, self.norms], dtype=torch.float64)
+        write_tensors(path, tensors)
 
     @staticmethod
     def load(path: Path) -> Trace:
         """One that was saved; its tensors stay on the disk until they are looked at."""
-        return Trace(**torch.load(path, mmap=True, weights_only=True))
+        trace = Trace()
+        with open_tensors(path.parent, path.stem) as files:
+            trace.losses, trace.norms = files.view("numbers").tolist()
+            trace.weights = [{} for _ in trace.losses]
+            for key in files.file_of:
+                kind, _, name = key.partition("/")
+                if name:
+                    into = trace.gradients if kind == "gradient" else trace.weights[int(kind)]
+                    into[name] = files.view(key)
+        return trace
 
 
 @dataclass(frozen=True)

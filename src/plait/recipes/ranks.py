@@ -1,4 +1,4 @@
-"""The processes of a run: how they find each other, wait for the first one's work, and fail with one voice."""
+"""The processes of a run: how they meet, wait for the first one's work, and fail with one voice."""
 
 from __future__ import annotations
 
@@ -94,16 +94,16 @@ def join(layout: Layout, device: str = "cpu") -> Iterator[Ranks]:
         return
     if not launched():
         raise ConfigError(
-            f"layout {layout.name} needs {layout.world} processes; start them with `plait train`, torchrun or "
-            "srun"
+            f"layout {layout.name} needs {layout.world} processes; start them with `plait train`, torchrun "
+            "or srun"
         )
     die_with_parent()
     place = place_of()
     log.silence(place.rank != 0)
     if place.world != layout.world:
         raise ConfigError(
-            f"layout {layout.name} needs {layout.world} ranks, but {place.world} were started; start as many, "
-            "or change layout"
+            f"layout {layout.name} needs {layout.world} ranks, but {place.world} were started; start as "
+            "many, or change layout"
         )
     ranks = Ranks(place.rank, place.world, place.local_rank)
     ranks.store = _meet(place, layout, device)

@@ -34,11 +34,12 @@ from plait.parallel.apply import apply_layout
 from plait.parallel.health import same_everywhere, shared_directory
 from plait.parallel.layout import check_layout
 from plait.recipes.choices import batch_rows, settle, size_of
-from plait.recipes.fit import Stage, check_samples, fit_steps
+from plait.recipes.fit import Stage, fit_steps
 from plait.recipes.ranks import Ranks, device_of, join
 from plait.recipes.recipe import FREE_AT_RESUME, MACHINE_KEYS, FromModel, Recipe, check_resume
 from plait.recipes.report import write_report
 from plait.recipes.run_directory import read_recipe, refuse_existing, refuse_foreign, save_recipe
+from plait.recipes.samples import check_samples
 from plait.recipes.saving import restore
 from plait.text.tokenizer import Tokenizer
 from plait.text.train_tokenizer import train as learn_tokenizer

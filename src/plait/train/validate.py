@@ -52,7 +52,7 @@ class Validation:
 def validate(
     placed: Placed, source: Source, *, batch_size: int, rows: int = 0, attend_across: bool = False
 ) -> Validation:
-    """The loss over the first `rows` rows of a source (0: all of them), its batches divided among data ranks."""
+    """The loss over the first `rows` rows of a source (0: all), its batches divided among data ranks."""
     count = math.ceil(min(rows or source.rows.count, source.rows.count) / batch_size)
     ranks, mine = placed.mesh.layout.data_ranks, placed.data_rank
     sums = [0.0, 0.0, 0.0]

@@ -1,9 +1,9 @@
-"""What one step of a proven layout costs on each rank: bytes sent, beside the formula, and memory."""
+"""What one step under a layout costs on each rank: bytes sent, beside the formula, and memory."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +11,39 @@ import torch.distributed as dist
 from torch import Tensor
 
 from plait.data.batch import StepBatch
+from plait.files import write_text
 from plait.nn.config import ModelConfig
 from plait.nn.experts import DROPPED, Experts
 from plait.nn.loss import LossSum
-from plait.parallel.cost import Meter, bubble, cost_table, peak_memory
+from plait.parallel.cost import Meter, bubble, cost_table, forget_peak, peak_memory
 from plait.parallel.formula import Work, expected
 from plait.parallel.mesh import Mesh
 from plait.parallel.placed import Placed
-from plait.recipes.prove import Problem
+from plait.train.config import TrainConfig
 
 STEP = 3  # the first one agrees on more; of random rows the second is packed
 
 
 class StepCost:
-    """Counts what this rank sends in one step, the last where there are fewer than `STEP`.
+    """Counts what this rank sends in one step.
+
+    Args:
+        context: tokens in a row.
+        last: of the steps, which is counted where it comes before `STEP`.
 
     Attributes:
         left, arrived: (token, expert) pairs that this rank sent to experts, and that its experts received.
     """
 
-    def __init__(self, problem: Problem, mesh: Mesh) -> None:
-        self.problem, self.mesh, self.meter = problem, mesh, Meter(mesh)
-        self.step, self.counted = 0, min(STEP, problem.steps)
+    def __init__(
+        self, config: ModelConfig, train: TrainConfig, context: int, mesh: Mesh, last: int = STEP
+    ) -> None:
+        self.config, self.train, self.context = config, train, context
+        self.mesh, self.meter = mesh, Meter(mesh)
+        self.step, self.counted = 0, min(STEP, last)
         self.left = self.arrived = 0
         self.batch: StepBatch
-        _forget_peak()
+        forget_peak()
 
     def watch(self, placed: Placed) -> None:
         """Count from here on what a placed model does."""
@@ -83,45 +91,49 @@ class StepCost:
         layout, micros = self.mesh.layout, self.batch.microbatches
         rows = cost_table(
             self.meter.counts,
-            expected(self._config, layout, self._work(micros[0].segments is not None), self.mesh.at),
+            expected(self.config, layout, self._work(micros[0].segments is not None), self.mesh.at),
         )
         mine = {
             "rank": self.mesh.rank,
             "place": {axis: at for axis, at in self.mesh.at.items() if self.mesh.sizes[axis] > 1},
             "collectives": [row._asdict() | {"equal": row.equal} for row in rows],
-            "peak_bytes": _peak(),
+            "peak_bytes": peak_memory(),
         }
         ranks: list[Any] = [None] * layout.world
         dist.all_gather_object(ranks, mine)
         return {"step": self.counted, "bubble": bubble(layout, len(micros)), "ranks": ranks}
-
-    @property
-    def _config(self) -> ModelConfig:
-        return self.problem.model
 
     def _work(self, packed: bool) -> Work:
         micros = self.batch.microbatches
         return Work(
             rows=len(micros[0].tokens),
             microbatches=len(micros),
-            context=self.problem.context,
-            dtype=self.problem.train.dtype,
+            context=self.context,
+            dtype=self.train.dtype,
             packed=packed,
-            smoothed=self.problem.train.label_smoothing > 0,
-            pairs=(self.left, self.arrived) if self._config.experts else None,
+            smoothed=self.train.label_smoothing > 0,
+            pairs=(self.left, self.arrived) if self.config.experts else None,
         )
 
 
-def _forget_peak() -> None:
-    """Begin anew to look for this process's peak of memory, where the system lets it."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+def watch_cost(placed: Placed, train: TrainConfig, context: int) -> StepCost | None:
+    """Count what an early step of a run sends, where there are others to send to."""
+    if placed.mesh.layout.world == 1:
+        return None
+    cost = StepCost(placed.config, train, context, placed.mesh)
+    cost.watch(placed)
+    return cost
 
 
-def _peak() -> int:
-    """Bytes of memory since then; elsewhere the most that this process, or what started it, ever held."""
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return peak_memory()
+def write_cost(run_dir: Path, cost: StepCost) -> None:
+    """Leave `layout.json` for the report: what rank 0 sends, and the memory of every rank."""
+    found = cost.of_all_ranks()
+    if cost.mesh.rank != 0:
+        return
+    value = {
+        "layout": cost.mesh.layout.name,
+        "sent by rank 0 in one step": found["ranks"][0]["collectives"],
+        "share of a step in which a pipeline waits": found["bubble"],
+        "peak memory of each rank, MiB": [round(rank["peak_bytes"] / 2**20) for rank in found["ranks"]],
+    }
+    write_text(run_dir / "layout.json", json.dumps(value, indent=1) + "\n")

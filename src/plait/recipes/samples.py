@@ -1,0 +1,54 @@
+"""What a model writes while it is trained: continuations of the recipe's prompts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from plait.errors import ConfigError, PromptError
+from plait.infer.engine import Engine
+from plait.infer.params import SamplingParams
+from plait.nn.decoder import Decoder
+from plait.recipes.saving import whole_model
+
+if TYPE_CHECKING:
+    from plait.recipes.fit import Stage
+
+
+def check_samples(stage: Stage) -> None:
+    """Refuse prompts that leave no room for an answer, before training and not at its first evaluation.
+
+    Raises:
+        ConfigError: naming the prompt.
+    """
+    with torch.device("meta"):
+        engine = Engine(Decoder(stage.placed.config), stage.tokenizer)
+    params = _sampling(stage)
+    for prompt in stage.recipe.train.samples:
+        try:
+            engine.check(engine.encode(prompt), params, clip=True)
+        except PromptError as error:
+            raise ConfigError(f"train.samples: {prompt[:40]!r}: {error}") from None
+
+
+def _sampling(stage: Stage) -> SamplingParams:
+    limit = max(1, min(stage.recipe.train.sample_tokens, stage.placed.config.context // 2))
+    return SamplingParams(max_tokens=limit, temperature=0.8, top_p=0.95, seed=0)
+
+
+def samples(stage: Stage) -> list[str]:
+    """Continuations of `train.samples`, the same random numbers every time; none but on rank 0.
+
+    Where ranks share the model out, rank 0 puts the whole of it together for this.
+    """
+    config = stage.recipe.train
+    if not (config.samples and config.sample_tokens):
+        return []
+    model = whole_model(stage)
+    if model is None:
+        return []
+    engine = Engine(model, stage.tokenizer)
+    prompts = list(config.samples)
+    written = engine.generate(prompts, _sampling(stage), clip=True)
+    return [prompt + done.text for prompt, done in zip(prompts, written)]
