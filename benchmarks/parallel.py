@@ -25,7 +25,13 @@ ROWS = 32
 
 def overrides(out: Path, layout: str, steps: int, text: Path, extra: list[str]) -> list[str]:
     words = [f"data.text={text}", f"out={out}", f"train.batch_size={ROWS}", "train.epochs=null"]
-    words += [f"train.steps={steps}", "train.samples=[]", "train.eval_every=100000", "train.eval_rows=4", "train.compile=false"]
+    words += [
+        f"train.steps={steps}",
+        "train.samples=[]",
+        "train.eval_every=100000",
+        "train.eval_rows=4",
+        "train.compile=false",
+    ]
     words += ["model.dropout=0", "train.tensorboard=false", *extra]
     return ["train", RECIPE, *words, *(["--layout", layout] if layout else [])]
 

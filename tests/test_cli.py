@@ -12,8 +12,8 @@ from plait.config import dump_yaml
 from plait.errors import ConfigError
 
 VERBS = [
-    "quickstart", "prepare", "tokenizer", "tokenize", "train", "prove", "evaluate", "score", "generate", "chat",
-    "serve", "device", "config show", "config list", "config copy",
+    "quickstart", "prepare", "tokenizer", "tokenize", "train", "prove", "evaluate", "score", "generate",
+    "chat", "serve", "device", "config show", "config list", "config copy",
 ]  # fmt: skip
 TEXT = "".join(f"Line {n}: the quick brown fox jumps over the lazy dog.\n" for n in range(60))
 
