@@ -26,8 +26,8 @@ from plait.config import build, read_yaml
 from plait.data.batch import Batch, StepBatch
 from plait.device import choose, measure
 from plait.nn.config import ModelConfig
-from plait.parallel.layout import Layout
 from plait.parallel.apply import apply_layout
+from plait.parallel.layout import Layout
 from plait.recipes.choices import TYPICAL_SHARE, graph_break, micro_rows, size_of
 from plait.recipes.recipe import find_recipe
 from plait.train.config import TrainConfig
