@@ -16,7 +16,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 RECIPE = "shakespeare"
@@ -70,10 +69,8 @@ def saving(folder: Path, text: Path, steps: int) -> None:
     plain, saved = [], []
     for turn in range(3):
         for times, name, every in ((plain, "plain", 100000), (saved, "saved", steps // 2)):
-            start = time.perf_counter()
             run = folder / f"{name}-{turn}"
             train(folder, run.name, "", steps, text, f"train.save_every={every}")
-            del start
             rows = [json.loads(line) for line in (run / "log.jsonl").read_text("utf-8").splitlines()]
             # the save begins after step steps/2: what follows pays for the copy and the writing beside it
             window = rows[steps // 2 : steps - 1]

@@ -65,7 +65,7 @@ def plait_steps(rows: Rows, dropout: float, compile: bool, seed: int = 0) -> tup
     machine, size = measure(device="cpu"), size_of(config)
     total = STEPS * rows.rows * CONTEXT
     seconds = total * size.flops_per_token / (TYPICAL_SHARE * max(machine.matmul.values()))
-    asked = "auto" if compile and not graph_break(config, "cpu") else False
+    asked = "auto" if compile and not graph_break(config, "cpu", Layout()) else False
     choices = choose(machine, parameters=size.parameters, predicted_seconds=seconds, compile=asked)
     rows.micro, _ = micro_rows(config, CONTEXT, rows.rows, machine.kind, choices.dtype)
     device = torch.device("cpu")

@@ -201,7 +201,7 @@ def measure(folder: Path, ranks: int, rank: int) -> dict[str, dict]:
         jobs |= {name: (plant, problem, words) for name, (plant, problem, words, *_) in MISTAKES.items()}
     names = sorted({problem for _, problem, _ in jobs.values()})
     for name in names[rank::ranks]:
-        run(problem_of(name), Layout())[1].save(folder / f"{name}.pt")
+        run(problem_of(name), Layout())[1].save(folder / f"{name}.safetensors")
     dist.barrier()
     found = {}
     for key, (plant, name, words) in jobs.items():
@@ -210,7 +210,7 @@ def measure(folder: Path, ranks: int, rank: int) -> dict[str, dict]:
             if plant is not None:
                 plant(patch)
             made = run(problem_of(name), mesh.layout, mesh)
-        found[key] = compare(*made, Trace.load(folder / f"{name}.pt")).as_json()
+        found[key] = compare(*made, Trace.load(folder / f"{name}.safetensors")).as_json()
         mesh.close()
     return found
 

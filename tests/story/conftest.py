@@ -228,18 +228,16 @@ class Ranks:
         """Start `plait words` on every rank; `each` gives a rank's own options, `words` among them."""
         running = []
         for rank in range(self.count):
-            place = {
-                "RANK": rank,
-                "WORLD_SIZE": self.count,
-                "LOCAL_RANK": rank,
-                "LOCAL_WORLD_SIZE": self.count,
-            }
-            place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "PLAIT_AGENT_STORE": 1}
             own = each(rank)
             more = own.pop("words", ())
-            env = {key: str(value) for key, value in place.items()} | {"GLOO_SOCKET_IFNAME": "lo"}
-            running.append(self.plait.start(*words, *more, **own, **env))
+            running.append(self.plait.start(*words, *more, **own, **self.place(rank)))
         return running
+
+    def place(self, rank: int) -> dict[str, str]:
+        """What a launcher tells a rank in its environment."""
+        place = {"RANK": rank, "WORLD_SIZE": self.count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": self.count}
+        place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": self.store.port, "PLAIT_AGENT_STORE": 1}
+        return {key: str(value) for key, value in place.items()} | {"GLOO_SOCKET_IFNAME": "lo"}
 
     def __call__(self, *words: object, **options: Any) -> list[Running]:
         return [each.wait() for each in self.start(*words, **options)]

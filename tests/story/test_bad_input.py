@@ -77,7 +77,7 @@ def test_a_corpus_shorter_than_the_context(files, plait):
         ("tokenizer.vocab_size=9000", "vocab_size=9000 is more than this text supports, which gives"),
         ("tokenizer=nowhere", "nowhere"),
         ("train.device=cuda:9", "train.device='cuda:9' is not valid"),
-        ("layout.tp=3", "layout.tp=3 does not divide model.heads=2"),
+        ("layout.tp=3", "layout.tp=3 does not divide model.heads=8"),
     ],
 )
 def test_settings_that_cannot_be(change, message, files, plait):

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
+from plait.errors import PlaitError
+
 
 class Background:
     """Runs one task after the other in a thread; an error of one is raised where the next thing is asked."""
@@ -42,10 +44,13 @@ class Background:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        orderly = error is None or isinstance(error, GeneratorExit)
+        if not orderly and not isinstance(error, PlaitError | KeyboardInterrupt | SystemExit):
+            return  # a save may wait for the very rank whose loss is being told
         try:
             self.wait()
         except Exception:
-            if error is None or isinstance(error, GeneratorExit):
+            if orderly:
                 raise  # else what ended the work is the one to tell of
 
     def _guarded(self, task: Callable[[], None]) -> None:

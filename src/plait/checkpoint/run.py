@@ -120,16 +120,28 @@ def save_checkpoint(
     target = checkpoints / f"step-{step:06}"
     with files.new_directory(target, needed, note) as draft:
         options: dict[str, Any] = {"save_dtype": save_dtype, "generation": generation, "max_shard": max_shard}
-        write_model(draft, weights, config, tokenizer, card=card, **options)
-        if average is not None:
-            (draft / AVERAGE).mkdir()
-            write_model(draft / AVERAGE, average, config, tokenizer, card=card, **options)
         (draft / STATE).parent.mkdir()
         for stem, tensors in extra.items():
             write_shards(draft / "state", stem, tensors, max_shard=max_shard)
+        with _once(draft, "weights", weights) as tensors:
+            write_model(draft, tensors, config, tokenizer, card=card, **options)
+        if average is not None:
+            (draft / AVERAGE).mkdir()
+            with _once(draft, "average", average) as tensors:
+                write_model(draft / AVERAGE, tensors, config, tokenizer, card=card, **options)
         _write_state(draft, step, state)
     point_last(run_dir, note)
     return target
+
+
+@contextmanager
+def _once(draft: Path, stem: str, tensors: Mapping[str, Source]) -> Iterator[Mapping[str, Source]]:
+    """The tensors, from the file in `state/` that holds them already, as some can be fetched only once."""
+    if not any((draft / "state").glob(f"{stem}*.safetensors")):
+        yield tensors
+        return
+    with open_tensors(draft / "state", stem) as written:
+        yield {name: written.view(name) for name in tensors}
 
 
 def point_last(run_dir: str | Path, note: str = "") -> None:

@@ -130,8 +130,10 @@ def evaluation_batches(source: Source, batch_size: int, *, attend_across: bool =
         yield evaluation_batch(source, number, batch_size, attend_across=attend_across)
 
 
-def evaluation_batch(source: Source, number: int, batch_size: int, *, attend_across: bool = False) -> Batch:
-    """One of `evaluation_batches`."""
-    last = min((number + 1) * batch_size, source.rows.count)
-    rows = range(number * batch_size, last)
-    return make_batch([(source, row) for row in rows], attend_across=attend_across)
+def evaluation_batch(
+    source: Source, number: int, batch_size: int, *, rows: int = 0, attend_across: bool = False
+) -> Batch:
+    """One of `evaluation_batches`, of the first `rows` rows (0: of all)."""
+    last = min((number + 1) * batch_size, rows or source.rows.count, source.rows.count)
+    taken = range(number * batch_size, last)
+    return make_batch([(source, row) for row in taken], attend_across=attend_across)

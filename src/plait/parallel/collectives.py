@@ -32,16 +32,6 @@ def all_reduce(x: Tensor, group: Group) -> Tensor:
     return _AllReduce.apply(x, group)
 
 
-def split(x: Tensor, dim: int, group: Group) -> Tensor:
-    """This rank's part, along `dim`, of what all ranks hold alike; its gradient is left to each rank.
-
-    The gradient is zero outside of the part: as for anything that a rank computes for itself alone, the sum
-    over ranks is the whole.
-    """
-    size = x.shape[dim] // dist.get_world_size(group)
-    return x.narrow(dim, dist.get_rank(group) * size, size)
-
-
 def all_to_all(x: Tensor, output_splits: Sequence[int], input_splits: Sequence[int], group: Group) -> Tensor:
     """Send `input_splits[r]` rows to each rank r and receive `output_splits[r]`; dimension 0."""
     return _AllToAll.apply(x, list(output_splits), list(input_splits), group)

@@ -73,6 +73,13 @@ def sync_when(part: nn.Module, last: bool) -> None:
         part.set_is_last_backward(last)  # type: ignore[operator]
 
 
+def let_go(part: nn.Module) -> None:
+    """Free the parameters that an evaluation has left gathered."""
+    for module in part.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()  # type: ignore[operator]
+
+
 def sum_gradients(parameters: Iterable[nn.Parameter], group: Group) -> None:
     """Sum gradients over a group in place, in large buckets; a missing one counts as zeros."""
     bucket: list[Tensor] = []

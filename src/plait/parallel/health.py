@@ -165,8 +165,7 @@ def explain(error: BaseException, store: Store, world: int, rank: int) -> str:
             sleep(every / 5)
             after = last_posts(store, world)
     except RuntimeError:
-        hosted = {"PLAIT_AGENT_STORE", "TORCHELASTIC_USE_AGENT_STORE"} & os.environ.keys()
-        return f"{'the launcher' if hosted else 'rank 0'}, which holds the store, is gone"
+        return f"{'the launcher' if store_is_hosted() else 'rank 0'}, which holds the store, is gone"
     if silent:
         more = f" (and {len(silent) - 1} more)" * (len(silent) > 1)
         return f"rank {silent[0]} stopped answering at {after[silent[0]]}{more}"
@@ -178,6 +177,12 @@ def explain(error: BaseException, store: Store, world: int, rank: int) -> str:
     found = re.search(r"(\d+) ?(?:ms\b|milliseconds)", str(error))
     what = f"timed out after {int(found[1]) / 1000:.3g} s" if found else "the connection to a rank broke"
     return f"{what}; last seen: {seen}"
+
+
+def store_is_hosted() -> bool:
+    """Whether a launcher holds the store, ours or torchrun, and not rank 0."""
+    torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return torchrun or "PLAIT_AGENT_STORE" in os.environ
 
 
 def _silent(before: Sequence[Post | None], after: Sequence[Post | None], rank: int) -> list[int]:

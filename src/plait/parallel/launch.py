@@ -206,7 +206,9 @@ class _Attempt:
         }  # fmt: skip
         for rank in map(str, range(self.ranks)):
             env = {**chosen, **environ, **common, "RANK": rank, "LOCAL_RANK": rank}
-            stdin, stdout = subprocess.DEVNULL, out if rank == "0" else subprocess.DEVNULL
+            stdin, stdout = subprocess.DEVNULL, subprocess.DEVNULL
+            if rank == "0":  # data may come through a pipe; a terminal is for this process's group
+                stdin, stdout = stdin if _terminal() else None, out
             child = subprocess.Popen(command, env=env, stdin=stdin, stdout=stdout, start_new_session=True)
             self.processes.append(child)
 
@@ -292,6 +294,10 @@ class _Attempt:
             if rank not in self.ended:
                 _kill_group(process)
                 process.wait()
+
+
+def _terminal() -> bool:
+    return sys.stdin is None or sys.stdin.closed or sys.stdin.isatty()
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -33,7 +33,7 @@ class Layout(Config):
     ep: int = Field(default=1, ge=1, description="ranks that share out experts, each with its rows")
     schedule: Schedule = Field(default="1f1b", description="of pp")
     stages: int = Field(default=0, ge=0, description="stages on each rank of pp; 0: what the schedule needs")
-    attention: Literal["auto", "ring", "gather", "exchange"] = Field(
+    attention: Literal["auto", "gather", "exchange"] = Field(
         default="auto", description="of cp; auto: a ring wherever the mask is plainly causal"
     )
     restarts: int = Field(default=3, ge=0, description="times to start again after a rank was lost")

@@ -16,7 +16,7 @@ from plait.nn.decoder import Decoder
 from plait.nn.loss import LossSum
 from plait.nn.moe import MoE, update_choice_bias
 from plait.parallel.context import zigzag
-from plait.parallel.data import local, sum_gradients, sync_when
+from plait.parallel.data import let_go, local, sum_gradients, sync_when
 from plait.parallel.layout import ROWS
 from plait.parallel.mesh import Mesh
 from plait.parallel.part import Objective, Part
@@ -137,8 +137,7 @@ class Placed:
             (part,) = self.parts
             loss = part.loss(part(torch.empty(0), torch.tensor(0)), 0)
         for part in self.parts:
-            if isinstance(part, nn.Module) and hasattr(part, "reshard"):
-                part.reshard()  # type: ignore[operator]
+            let_go(part)
         if loss is not None and self.mesh.at["tp"] == 0:
             return loss
         zero = torch.zeros((), device=self.device)
@@ -207,7 +206,7 @@ class Placed:
         """Sums of the step over all ranks, and with them the experts' loads."""
         counts = self.mesh.at["tp"] == 0
         sums = torch.zeros(4, dtype=torch.float64)
-        loads = torch.zeros(self.config.layers if self._has_experts else 0, self.config.experts)
+        loads = torch.zeros(self.config.layers if self.config.experts else 0, self.config.experts)
         if counts:
             for loss in losses:
                 sums += sums.new_tensor([float(loss.nll), float(loss.correct), float(loss.tokens), 0.0])
@@ -225,10 +224,6 @@ class Placed:
         own = sum((loss.total for loss in losses), torch.zeros(()))
         return LossSum(own, sums[0], sums[1], sums[2])
 
-    @property
-    def _has_experts(self) -> bool:
-        return self.config.experts > 0
-
     def update_biases(self) -> None:
         """Move the experts' choice biases by the loads of the last step, where the model balances so."""
         for experts in self._moe.values():
@@ -240,7 +235,8 @@ class Placed:
 
         Each element counts once, however many ranks hold it: a rank adds its share of the squares.
         """
-        squares = torch.zeros((), dtype=torch.float64)
+        norms: list[Tensor] = []
+        shares: list[int] = []
         grads: list[Tensor] = []
         for name, parameter in self.named_parameters():
             if parameter.grad is None:
@@ -250,8 +246,10 @@ class Placed:
             if scale != 1.0:
                 grad /= scale
             if name not in self.copies:
-                square = torch.linalg.vector_norm(grad, dtype=wide(grad.dtype)).double().square()
-                squares += square.cpu() / copies_of(self.shardings[name], self.mesh)
+                norms.append(torch.linalg.vector_norm(grad, dtype=wide(grad.dtype)))
+                shares.append(copies_of(self.shardings[name], self.mesh))
+        each = torch.stack(norms).cpu().double() if norms else torch.zeros(0, dtype=torch.float64)
+        squares = (each.square() / torch.tensor(shares, dtype=torch.float64)).sum()
         if self.mesh.layout.world > 1:
             dist.all_reduce(squares)
         norm = squares.sqrt()

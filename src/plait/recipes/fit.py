@@ -127,6 +127,7 @@ def fit_steps(stage: Stage) -> Iterator[Step]:
             if stage.average is not None and config.ema:
                 update_ema(stage.average, stage.placed.state_dict(), config.ema, step.number)
             pace.note(step)
+            stage.background.check()
             if cost is not None and cost.step == cost.counted:
                 write_cost(stage.run_dir, cost)
                 cost = None
@@ -187,6 +188,7 @@ def _steps(stage: Stage) -> Iterator[Step]:
         yield from loop
     except TrainingError as error:
         stage.background.wait()
+        stage.ranks.share(str)  # all ranks are here, and what rank 0 was writing is there
         good = newest(stage.run_dir)
         raise TrainingError(f"{error}; last good checkpoint: {good or 'none yet'}") from None
     except (MemoryError, RuntimeError) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from plait.data.loader import check_division
 from plait.errors import ConfigError
 from plait.log import say
 from plait.nn.config import ModelConfig
@@ -21,13 +22,14 @@ def launch_training(recipe: Recipe, words: Sequence[str]) -> int:
     """
     config, context = model_of(recipe)
     rows = batch_rows(recipe, context)
-    micro = recipe.train.micro_batch
-    check_layout(recipe.layout, config, context, rows, micro if isinstance(micro, int) else None)
+    micro = recipe.train.micro_batch if isinstance(recipe.train.micro_batch, int) else None
+    check_layout(recipe.layout, config, context, rows, micro)
+    check_division(rows, micro, recipe.layout.data_ranks)
     sizes = recipe.layout
 
     def smaller(ranks: int) -> tuple[list[str], int] | None:
         nonlocal sizes
-        found = smaller_layout(sizes, ranks, config, context, rows)
+        found = smaller_layout(sizes, ranks, config, context, rows, micro)
         if found is None:
             return None
         say(f"layout {sizes.name} goes on as {found.name}")
@@ -53,7 +55,9 @@ def model_of(recipe: Recipe) -> tuple[ModelConfig, int]:
     return recipe.model, recipe.model.context
 
 
-def smaller_layout(layout: Layout, ranks: int, config: ModelConfig, context: int, rows: int) -> Layout | None:
+def smaller_layout(
+    layout: Layout, ranks: int, config: ModelConfig, context: int, rows: int, micro: int | None = None
+) -> Layout | None:
     """The layout of at most so many ranks with the most dp · fsdp, no more of either than before.
 
     The other axes stay; the batch must divide. Among equals dp shrinks first: sharing out saves memory.
@@ -65,7 +69,8 @@ def smaller_layout(layout: Layout, ranks: int, config: ModelConfig, context: int
             if smaller.world > ranks:
                 continue
             try:
-                check_layout(smaller, config, context, rows, None)
+                check_layout(smaller, config, context, rows, micro)
+                check_division(rows, micro, smaller.data_ranks)
             except ConfigError:
                 continue
             found.append(smaller)

@@ -32,7 +32,7 @@ class Tried:
     Attributes:
         proof: None where its ranks failed.
         error, traceback: of such a failure.
-        cost: see `plait.recipes.proof_cost.StepCost`.
+        cost: see `plait.recipes.step_cost.StepCost`.
         information: differences by number type.
     """
 

@@ -233,11 +233,13 @@ def run(
 def compare(placed: Placed, trace: Trace, reference: Trace) -> Proof:
     """Compare this rank's pieces with the whole of the reference, and join the ranks' differences."""
     gradients = _apart(placed, trace.gradients, reference.gradients)
-    weights = [_apart(placed, mine, whole) for mine, whole in zip(trace.weights, reference.weights)]
+    weights = [
+        _apart(placed, mine, whole) for mine, whole in zip(trace.weights, reference.weights, strict=True)
+    ]
     steps = [
         StepProof(loss, norm, _distance(loss, loss_alone), _distance(norm, norm_alone), max(apart.values()))
         for loss, norm, loss_alone, norm_alone, apart in zip(
-            trace.losses, trace.norms, reference.losses, reference.norms, weights
+            trace.losses, trace.norms, reference.losses, reference.norms, weights, strict=True
         )
     ]
     found = _differences(gradients, steps, weights)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
-from time import sleep
+from time import monotonic, sleep
 from typing import TYPE_CHECKING
 
 from plait import log
-from plait.errors import ConfigError, PlaitError
+from plait.errors import ConfigError, PlaitError, TrainingError
 from plait.log import say
-from plait.parallel.health import Health, claim_error, explain, is_communication_error, last_posts
+from plait.parallel.health import (
+    Health,
+    claim_error,
+    explain,
+    is_communication_error,
+    last_posts,
+    store_is_hosted,
+)
 from plait.parallel.launch import PEER_LOST, Place, die_with_parent, launched, place_of
 from plait.parallel.layout import Layout
 
@@ -66,9 +73,15 @@ class Ranks:
                 raise
             self.store.set(key, "ok" + text)
             return text
+        beat, since = -1, monotonic()
         while not self.store.check([key]):
             first = last_posts(self.store, 1)[0]
-            if first is not None and (first.left or first.age > SILENT):
+            if first is not None and first.beat != beat:  # clocks of machines differ, so beats are watched
+                beat, since = first.beat, monotonic()
+            if (first is not None and first.left) or monotonic() - since > SILENT:
+                if claim_error(self.store, self.rank):
+                    log.silence(False)
+                    say(f"rank 0 stopped answering{f' at {first}' if first else ''}")
                 raise SystemExit(PEER_LOST)
             sleep(POLL)
         answer = self.store.get(key).decode()
@@ -117,6 +130,8 @@ def join(layout: Layout, device: str = "cpu") -> Iterator[Ranks]:
         raise
     except Exception as error:
         if not is_communication_error(error):
+            if not claim_error(ranks.store, place.rank):
+                os._exit(PEER_LOST)
             log.silence(False)
             raise
         line = explain(error, ranks.store, place.world, place.rank)
@@ -140,8 +155,7 @@ def _meet(place: Place, layout: Layout, device: str) -> Store:
     import torch
     import torch.distributed as dist
 
-    hosted = {"PLAIT_AGENT_STORE", "TORCHELASTIC_USE_AGENT_STORE"} & os.environ.keys()
-    master = place.rank == 0 and not hosted
+    master = place.rank == 0 and not store_is_hosted()
     from torch._C._distributed_c10d import PrefixStore, TCPStore
 
     try:
@@ -159,11 +173,16 @@ def _meet(place: Place, layout: Layout, device: str) -> Store:
     if device == "cuda":
         torch.cuda.set_device(place.local_rank)
         backend = "cpu:gloo,cuda:nccl"
-    with suppress(UserWarning):
+    try:
         dist.init_process_group(
             backend, store=PrefixStore("group", prefixed), rank=place.rank, world_size=place.world,
             timeout=timedelta(seconds=layout.timeout),
         )  # fmt: skip
+    except RuntimeError as error:
+        raise TrainingError(
+            f"rank {place.rank} met not all of {place.world} ranks in layout.timeout={layout.timeout:g} s "
+            f"({_first_line(error)}); see what the others say"
+        ) from None
     return prefixed
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import torch
@@ -38,17 +39,19 @@ def _sampling(stage: Stage) -> SamplingParams:
 
 
 def samples(stage: Stage) -> list[str]:
-    """Continuations of `train.samples`, the same random numbers every time; none but on rank 0.
+    """Continuations of `train.samples`, the same random numbers every time.
 
     Where ranks share the model out, rank 0 puts the whole of it together for this.
     """
     config = stage.recipe.train
     if not (config.samples and config.sample_tokens):
         return []
-    model = whole_model(stage)
-    if model is None:
-        return []
-    engine = Engine(model, stage.tokenizer)
-    prompts = list(config.samples)
-    written = engine.generate(prompts, _sampling(stage), clip=True)
-    return [prompt + done.text for prompt, done in zip(prompts, written)]
+    model, prompts = whole_model(stage), list(config.samples)
+
+    def write() -> str:
+        assert model is not None
+        engine = Engine(model, stage.tokenizer)
+        written = engine.generate(prompts, _sampling(stage), clip=True)
+        return json.dumps([prompt + done.text for prompt, done in zip(prompts, written)])
+
+    return json.loads(stage.ranks.share(write))  # the others wait for as long as it takes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from plait.checkpoint.directory import empty_decoder
 from plait.checkpoint.resolve import read_state, step_directories, step_of
 from plait.checkpoint.run import Checkpoint, exact_weights, prune, save_checkpoint
 from plait.checkpoint.snapshot import Entry, Snapshot
@@ -88,14 +89,12 @@ def whole_model(stage: Stage) -> Decoder | None:
     if not placed.leads:
         snapshot.offer()
         return None
-    model = Decoder(placed.config)
-    if stage.recipe.train.dtype == "float64":
-        model.double()
+    model = empty_decoder(placed.config, entries[0].dtype)
     lazies = snapshot.tensors(WEIGHTS)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(fetched(lazies[name]))
-    return model
+    return model.to(placed.device)
 
 
 def _weights(stage: Stage) -> tuple[list[Entry], dict[str, torch.Tensor]]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from plait.data.batch import StepBatch
 from plait.files import write_text
@@ -43,6 +44,7 @@ class StepCost:
         self.step, self.counted = 0, min(STEP, last)
         self.left = self.arrived = 0
         self.batch: StepBatch
+        self.stop: Callable[[], None]  # leave the model as it was
         forget_peak()
 
     def watch(self, placed: Placed) -> None:
@@ -64,16 +66,22 @@ class StepCost:
                 return clip(*args)
 
         placed.forward_backward, placed.clip = counted, clipped  # type: ignore[method-assign]
-        for part in placed.parts:
-            for module in part.modules():
-                if isinstance(module, Experts):
-                    self._count_pairs(module)
+        experts = [m for part in placed.parts for m in part.modules() if isinstance(m, Experts)]
+        hooks = [self._count_pairs(module) for module in experts]
+
+        def stop() -> None:
+            placed.forward_backward, placed.clip = compute, clip  # type: ignore[method-assign]
+            for module, hook in zip(experts, hooks):
+                del module.each
+                hook.remove()
+
+        self.stop = stop
 
     @property
     def _now(self) -> bool:
         return self.step == self.counted
 
-    def _count_pairs(self, experts: Experts) -> None:
+    def _count_pairs(self, experts: Experts) -> RemovableHandle:
         def leave(_: Experts, args: tuple[Tensor, ...]) -> None:
             if self._now:
                 self.left += int((args[1] != DROPPED).sum())
@@ -84,7 +92,7 @@ class StepCost:
 
         each: Callable[[Tensor, list[int]], Tensor] = experts.each
         experts.each = arrive  # type: ignore[method-assign]
-        experts.register_forward_pre_hook(leave)
+        return experts.register_forward_pre_hook(leave)
 
     def of_all_ranks(self) -> dict[str, Any]:
         """The costs of every rank, as JSON; every rank calls this."""
@@ -127,6 +135,7 @@ def watch_cost(placed: Placed, train: TrainConfig, context: int) -> StepCost | N
 
 def write_cost(run_dir: Path, cost: StepCost) -> None:
     """Leave `layout.json` for the report: what rank 0 sends, and the memory of every rank."""
+    cost.stop()
     found = cost.of_all_ranks()
     if cost.mesh.rank != 0:
         return

@@ -36,7 +36,7 @@ from plait.parallel.layout import check_layout
 from plait.recipes.choices import batch_rows, settle, size_of
 from plait.recipes.fit import Stage, fit_steps
 from plait.recipes.ranks import Ranks, device_of, join
-from plait.recipes.recipe import FREE_AT_RESUME, MACHINE_KEYS, FromModel, Recipe, check_resume
+from plait.recipes.recipe import FREE_AT_RESUME, MACHINE_KEYS, FromModel, Recipe, check_resume, flatten
 from plait.recipes.report import write_report
 from plait.recipes.run_directory import read_recipe, refuse_existing, refuse_foreign, save_recipe
 from plait.recipes.samples import check_samples
@@ -95,6 +95,7 @@ def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None
         PlaitError: bad input, a busy directory, divergence, no memory or disk space.
     """
     run_dir = Path(recipe.out)
+    recipe = on_one_kind(recipe)
     with ExitStack() as until_the_end:
         ranks = until_the_end.enter_context(join(recipe.layout, recipe.train.device))
 
@@ -104,7 +105,8 @@ def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None
             return prepare_run(run_dir, recipe, resume).as_text()
 
         if ranks.store is not None:
-            facts = versions() | {"recipe": str(recipe)}
+            keys = flatten(recipe.model_dump(mode="json", by_alias=True))
+            facts = versions() | {key: str(value) for key, value in keys.items()}
             same_everywhere(ranks.store, ranks.rank, ranks.size, facts)
         ranks.at(0, "preparation")
         plan = Plan.from_text(ranks.share(prepare))
@@ -120,6 +122,21 @@ def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None
         finally:
             if ranks.leads:
                 report(run_dir)
+
+
+def on_one_kind(recipe: Recipe) -> Recipe:
+    """The recipe with the device that all ranks of a layout have, as they must agree before they measure.
+
+    Raises:
+        ConfigError: ranks on a device that cannot talk to others.
+    """
+    if recipe.layout.world == 1:
+        return recipe
+    kind = pick_device(recipe.train.device)
+    if recipe.train.device == "mps":
+        raise ConfigError("train.device=mps cannot exchange tensors with other ranks; use device cpu")
+    train = recipe.train.model_copy(update={"device": "cpu" if kind == "mps" else kind})
+    return recipe.model_copy(update={"train": train})
 
 
 def prepare_run(run_dir: Path, recipe: Recipe, resume: bool) -> Plan:

@@ -59,7 +59,7 @@ def validate(
     for first in range(0, count, ranks):
         # every rank computes, as others may wait for its part: one beyond the end for nothing
         number = min(first + mine, count - 1)
-        batch = evaluation_batch(source, number, batch_size, attend_across=attend_across)
+        batch = evaluation_batch(source, number, batch_size, rows=rows, attend_across=attend_across)
         loss = placed.evaluate(batch, next_token)
         if first + mine < count:
             sums = [s + float(x) for s, x in zip(sums, (loss.nll, loss.correct, loss.tokens))]
