@@ -287,7 +287,7 @@ E, K = 4, 2
 # fields of a layout, what is sent along which axis, and the table of `plait.parallel.formula` in numbers
 FORMULAS = {
     "dp": ({}, ("dp", "all-reduce"), lambda p, blocks: p),
-    "fsdp": ({}, ("fsdp", "all-gather"), lambda p, blocks: M * (2 * blocks + (p - blocks))),
+    "fsdp": ({}, ("fsdp", "all-gather"), lambda p, blocks: M * (blocks // L * (2 * L - 1) + (p - blocks))),
     "fsdp gradients": ({}, ("fsdp", "reduce-scatter"), lambda p, blocks: p),
     "tp": ({}, ("tp", "all-gather"), lambda p, blocks: M * (4 * L + 2) * B * T * W),
     "tp sums": ({}, ("tp", "reduce-scatter"), lambda p, blocks: M * (4 * L + 2) * B * T * W),

@@ -3,9 +3,10 @@ import json
 import pytest
 
 from plait.config import build
+from plait.recipes.plan import begin
 from plait.recipes.ranks import Ranks
 from plait.recipes.recipe import Recipe
-from plait.recipes.train import begin, open_run
+from plait.recipes.train import open_run
 from plait.text.tokenizer import Tokenizer
 
 

@@ -15,7 +15,8 @@ for name in (
     "quickstart", "quickstart_scores",
 ):  # fmt: skip
     importlib.import_module(f"plait.recipes.{name}")
-importlib.import_module("torch._dynamo")  # which the first optimizer imports
+for name in ("_dynamo", "distributed.fsdp", "distributed.pipelining"):  # which runs import when needed
+    importlib.import_module(f"torch.{name}")
 from plait.cli import main  # noqa: E402
 
 

@@ -139,8 +139,9 @@ def test_ranks_with_different_recipes_are_told_apart_by_one_of_them(recipe, rank
     assert [each.code for each in ended] == [2, 2]
     said = [line for each in ended for line in each.stderr.splitlines() if line.startswith("plait: ")]
     assert len(said) == 1
-    assert said[0].startswith("plait: rank 1 has recipe ")
-    assert "every rank needs the same" in said[0]
+    assert said[0] == (
+        "plait: rank 1 has train.lr '0.002' where rank 0 has '0.001'; every rank needs the same"
+    )
 
 
 def test_a_run_directory_that_not_all_ranks_see_is_refused(recipe, ranks, tmp_path):
@@ -219,3 +220,22 @@ def test_a_rank_that_is_three_times_slower_is_reported(recipe, ranks, tmp_path):
     assert [each.returncode for each in running] == [0, 0], said
     assert said.count("rank 1 is a straggler: its own work took ") == 1
     assert "straggler" not in other
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_rounded_files_resume_exactly(count, recipe, ranks, plait, tmp_path):
+    exact = {**EXACT, "steps": 12, "save_dtype": "float32", "ema": 0.9, "samples": []}
+    path, run, whole = recipe(model=MODEL, train=exact), tmp_path / "run", tmp_path / "whole"
+    plait.works("train", path, f"out={whole}", "train.save_dtype=float64")
+    words = ("train", path, "--resume", "--layout", f"fsdp={count}", "train.stop_after=5")
+    for each in ranks(count)(*words) if count > 1 else [plait(*words)]:
+        assert each.code == 0, each.stderr
+    plait.works("train", path, "--resume")
+    mine, theirs = (newest(each) for each in (run, whole))
+    assert mine is not None
+    assert theirs is not None
+    kept, expected = load_file(mine / "state/weights.safetensors"), load_file(theirs / "model.safetensors")
+    sums = [sum(float(tensor.abs().sum()) for tensor in each.values()) for each in (kept, expected)]
+    assert sums[0] == pytest.approx(sums[1], abs=1e-9)
+    rounded = load_file(mine / "average/model.safetensors")
+    assert all(value.dtype == torch.float32 for value in rounded.values())

@@ -82,11 +82,14 @@ class Health:
         self._now = (step, phase)
 
     def own_share(self) -> float:
-        """The share of time since the last call that this rank did not wait for others; 1 where unknown."""
+        """The share of time since the last call that this rank did not wait for others; 1 where unknown.
+
+        Never 0: of less than one sample it is half of one.
+        """
         counts, before = self._counts, self._seen
         self._seen = counts
         every, waiting = counts[0] - before[0], counts[1] - before[1]
-        return 1 - waiting / every if every else 1.0
+        return max(every - waiting, 0.5) / every if every else 1.0
 
     def close(self) -> None:
         """Post that this rank leaves in good order, and stop."""

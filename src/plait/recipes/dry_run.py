@@ -12,9 +12,10 @@ from plait.data.describe import describe_batch
 from plait.log import bytes_text, duration, say, table
 from plait.nn.causal import LONGEST
 from plait.recipes.choices import size_of
+from plait.recipes.plan import begin
 from plait.recipes.ranks import Ranks
 from plait.recipes.recipe import Recipe
-from plait.recipes.train import begin, open_run
+from plait.recipes.train import open_run
 from plait.train.objectives import objective_of
 
 OPTIMIZER_TENSORS = {"adamw": 2, "adam": 2, "muon": 1, "sgd": 1}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,13 +25,15 @@ from plait.recipes.recipe import Recipe
 from plait.recipes.run_directory import NoLog, RunLog, stop_on_signals, wants_tensorboard
 from plait.recipes.samples import samples
 from plait.recipes.saving import save
-from plait.recipes.step_cost import watch_cost, write_cost
 from plait.text.tokenizer import Tokenizer
 from plait.train.average import update_ema
 from plait.train.loop import Step, TrainState, train
 from plait.train.objectives import objective_of
 from plait.train.optim import Optimizer
 from plait.train.validate import Validation, validate
+
+if TYPE_CHECKING:
+    from plait.recipes.step_cost import StepCost
 
 TENTHS = 10  # evaluations and saves of a run that names no interval
 
@@ -122,14 +124,14 @@ def fit_steps(stage: Stage) -> Iterator[Step]:
         bar.update(stage.state.seconds if minutes else stage.state.step)
         before = stage.share_done()
         pace = Pace(stage.placed, stage.ranks)
-        cost = watch_cost(stage.placed, config, stage.loader.context)
+        cost = watch_cost(stage)
         for step in _steps(stage):
             if stage.average is not None and config.ema:
                 update_ema(stage.average, stage.placed.state_dict(), config.ema, step.number)
             pace.note(step)
             stage.background.check()
             if cost is not None and cost.step == cost.counted:
-                write_cost(stage.run_dir, cost)
+                cost.write(stage.run_dir)
                 cost = None
             share = stage.share_done()
             end = share >= 1
@@ -162,6 +164,17 @@ def fit_steps(stage: Stage) -> Iterator[Step]:
         used = bytes_text(disk_use(stage.run_dir))
         say(f"saved {newest(stage.run_dir)} ({used} of checkpoints in {stage.run_dir})")
     stop.raise_if_set()
+
+
+def watch_cost(stage: Stage) -> StepCost | None:
+    """Count what an early step sends, where there are others to send to."""
+    if stage.placed.mesh.layout.world == 1:
+        return None
+    from plait.recipes.step_cost import StepCost  # it imports what one process has no use for
+
+    cost = StepCost(stage.placed.config, stage.recipe.train, stage.loader.context, stage.placed.mesh)
+    cost.watch(stage.placed)
+    return cost
 
 
 def _log(stage: Stage) -> RunLog | NoLog:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import sys
@@ -84,6 +85,7 @@ def _prove(job: Job, layout: Layout, reference: Trace, folder: Path) -> dict[str
         apart = {"gradients": rounded.gradient, "weights": worst}
         result.setdefault("information", {})[dtype] = apart
     mesh.close()
+    gc.collect()  # hooks and modules hold one another: without this, models of many layouts pile up
     return result
 
 

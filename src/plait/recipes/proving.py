@@ -22,13 +22,13 @@ from plait.parallel.launch import POLITE, launch, launched
 from plait.parallel.layout import Layout
 from plait.recipes.choices import batch_rows
 from plait.recipes.launching import model_of
+from plait.recipes.plan import start
 from plait.recipes.proof_layouts import Asked, check, layouts_of
 from plait.recipes.proof_page import write_page
 from plait.recipes.proof_rank import BEGUN, FAILED, INFORMATION, JOB, RESULTS, Job, in_type, reference_file
 from plait.recipes.proof_report import Outcome, Tried, print_outcome, write_json
 from plait.recipes.prove import Problem, Proof, Trace, run
 from plait.recipes.recipe import Recipe, flatten, load_recipe
-from plait.recipes.train import start
 from plait.text.tokenizer import Tokenizer
 from plait.text.tokenizer_config import TokenizerConfig, smallest_vocab
 

@@ -111,6 +111,20 @@ class StepCost:
         dist.all_gather_object(ranks, mine)
         return {"step": self.counted, "bubble": bubble(layout, len(micros)), "ranks": ranks}
 
+    def write(self, run_dir: Path) -> None:
+        """Stop counting, and leave `layout.json` for a run's report; every rank calls this, rank 0 writes."""
+        self.stop()
+        found = self.of_all_ranks()
+        if self.mesh.rank != 0:
+            return
+        value = {
+            "layout": self.mesh.layout.name,
+            "sent by rank 0 in one step": found["ranks"][0]["collectives"],
+            "share of a step in which a pipeline waits": found["bubble"],
+            "peak memory of each rank, MiB": [round(rank["peak_bytes"] / 2**20) for rank in found["ranks"]],
+        }
+        write_text(run_dir / "layout.json", json.dumps(value, indent=1) + "\n")
+
     def _work(self, packed: bool) -> Work:
         micros = self.batch.microbatches
         return Work(
@@ -122,27 +136,3 @@ class StepCost:
             smoothed=self.train.label_smoothing > 0,
             pairs=(self.left, self.arrived) if self.config.experts else None,
         )
-
-
-def watch_cost(placed: Placed, train: TrainConfig, context: int) -> StepCost | None:
-    """Count what an early step of a run sends, where there are others to send to."""
-    if placed.mesh.layout.world == 1:
-        return None
-    cost = StepCost(placed.config, train, context, placed.mesh)
-    cost.watch(placed)
-    return cost
-
-
-def write_cost(run_dir: Path, cost: StepCost) -> None:
-    """Leave `layout.json` for the report: what rank 0 sends, and the memory of every rank."""
-    cost.stop()
-    found = cost.of_all_ranks()
-    if cost.mesh.rank != 0:
-        return
-    value = {
-        "layout": cost.mesh.layout.name,
-        "sent by rank 0 in one step": found["ranks"][0]["collectives"],
-        "share of a step in which a pipeline waits": found["bubble"],
-        "peak memory of each rank, MiB": [round(rank["peak_bytes"] / 2**20) for rank in found["ranks"]],
-    }
-    write_text(run_dir / "layout.json", json.dumps(value, indent=1) + "\n")
