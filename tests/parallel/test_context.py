@@ -40,7 +40,7 @@ from plait.parallel.ring import unfit
 BATCH, TIME, SIZE = 2, 32, 8
 LENGTHS = ((9, 12, 5), (20, 3, 9))  # documents of each packed row; the first row ends in padding
 LONG = 4096
-RANKS = (2, 4)
+RANKS = (2, pytest.param(4, marks=pytest.mark.long))
 
 
 @dataclass(frozen=True)
@@ -389,6 +389,7 @@ def test_autocast(measured, kind, ranks):
     assert measured(ranks)[f"autocast/{kind}"] < 0.05
 
 
+@pytest.mark.long
 def test_memory_of_a_ring_grows_with_time(measured):
     found = measured(4)
     assert found["long/ring"] < 1e-12

@@ -105,6 +105,7 @@ def test_layouts_are_proven_and_reported(prove, tmp_path):
     assert "all-reduce" in page
 
 
+@pytest.mark.long
 def test_layouts_that_fail_leave_the_others_alone(prove, tmp_path, monkeypatch):
     script = tmp_path / "planted.py"
     script.write_text(PLANTED, encoding="utf-8")
