@@ -6,6 +6,7 @@ import time
 import pytest
 
 from plait.checkpoint.background import Background
+from plait.errors import TrainingError
 
 
 def test_one_task_after_the_other():
@@ -38,6 +39,17 @@ def test_leaving_waits_and_the_first_error_wins():
     with pytest.raises(ValueError, match="of the task"), Background() as background:
         background.run(slowly)
     assert done == [1]
-    with pytest.raises(ZeroDivisionError), Background() as background:
-        background.run(slowly) or 1 / 0
+    with pytest.raises(TrainingError, match="of the work"), Background() as background:
+        background.run(slowly) or of_the_work(TrainingError)
     assert done == [1, 1]
+
+
+def test_a_lost_rank_is_told_without_waiting_for_a_save_that_may_wait_for_it():
+    forever = threading.Event()
+    with pytest.raises(RuntimeError, match="of the work"), Background() as background:
+        background.run(forever.wait) or of_the_work(RuntimeError)
+    forever.set()
+
+
+def of_the_work(kind: type[Exception]) -> None:
+    raise kind("of the work")

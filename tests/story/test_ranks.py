@@ -239,3 +239,19 @@ def test_rounded_files_resume_exactly(count, recipe, ranks, plait, tmp_path):
     assert sums[0] == pytest.approx(sums[1], abs=1e-9)
     rounded = load_file(mine / "average/model.safetensors")
     assert all(value.dtype == torch.float32 for value in rounded.values())
+
+
+@pytest.mark.long
+def test_torchrun_starts_a_run_again_after_a_kill(one_process, tmp_path, wait_until):
+    path, one = one_process
+    run = tmp_path / "run"
+    plait_words = ["train", str(path), "--layout", "fsdp=2", "--resume", "train.save_every=10"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=2"]
+    command += ["--monitor-interval=0.1", "--module", "plait", *plait_words]
+    with (tmp_path / "torchrun.err").open("wb") as err:
+        agent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=err)
+        wait_until((run / "checkpoints/step-000020").exists, "the second checkpoint")
+        os.kill(children(agent.pid)[1], signal.SIGKILL)
+        assert agent.wait(180) == 0, (tmp_path / "torchrun.err").read_text("utf-8")
+    assert "resuming" in (tmp_path / "torchrun.err").read_text("utf-8")
+    assert farthest(run, one) < 1e-8

@@ -83,6 +83,7 @@ def train_steps(recipe: Recipe, *, resume: bool = False) -> Generator[Step, None
         ranks.share(lambda: save_recipe(run_dir, plan.recipe) or "")
         try:
             yield from fit_steps(stage)
+            ranks.share(str)  # the last checkpoint is there when any rank leaves
         finally:
             if ranks.leads:
                 report(run_dir)
