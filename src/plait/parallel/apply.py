@@ -15,9 +15,9 @@ from plait.parallel.expert import all_to_all_dispatch
 from plait.parallel.layout import Layout
 from plait.parallel.mesh import Mesh
 from plait.parallel.part import Part, stage_model
-from plait.parallel.pieces import Sharding, even
+from plait.parallel.pieces import Sharding, cut_shape
 from plait.parallel.pipeline import split_layers, stages_of
-from plait.parallel.placed import EMBEDDING, Placed
+from plait.parallel.placed import EMBEDDING, FROZEN, Placed
 from plait.parallel.sequence import ContextParts
 from plait.parallel.tensor import cut_dimension, cut_model
 
@@ -106,7 +106,7 @@ def sharding_of(name: str, config: ModelConfig, layout: Layout) -> Sharding:
     return Sharding(
         tp=cut_dimension(name, config, layout.tp) if layout.tp > 1 else None,
         ep=0 if stacked and layout.ep > 1 else None,
-        fsdp=not name.endswith("choice_bias"),
+        fsdp=not name.endswith(FROZEN),
     )
 
 
@@ -116,11 +116,7 @@ def _cut(model: Decoder, shardings: dict[str, Sharding], mesh: Mesh) -> None:
         for name, parameter in list(module.named_parameters(prefix, recurse=False)):
             # the head of a tied model is cut as the embedding that it shares or copies
             sharding = shardings.get(name) or shardings[EMBEDDING]
-            size = list(parameter.shape)
-            for axis in ("ep", "tp"):
-                dim = getattr(sharding, axis)
-                if dim is not None:
-                    size[dim] = even(size[dim], mesh.sizes[axis], mesh.at[axis])[1]
+            size = cut_shape(parameter.shape, sharding, mesh.sizes, mesh.at)
             if size != list(parameter.shape):
                 small = nn.Parameter(parameter.new_empty(size), requires_grad=parameter.requires_grad)
                 setattr(module, name.rpartition(".")[2], small)

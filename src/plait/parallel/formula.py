@@ -59,7 +59,7 @@ from plait.parallel.cost import (
 from plait.parallel.data import BUCKET
 from plait.parallel.layout import AXES, Layout
 from plait.parallel.part import stage_model
-from plait.parallel.pieces import Sharding, chunk, even
+from plait.parallel.pieces import Sharding, chunk, cut_shape
 from plait.parallel.pipeline import owner_of, split_layers, stages_of
 from plait.parallel.placed import EMBEDDING, FROZEN, HEAD
 
@@ -152,10 +152,8 @@ class _Rank:
             if name.endswith(FROZEN):
                 continue
             tied = config.tied and layout.pp > 1 and name in (EMBEDDING, HEAD)
-            sharding, shape = sharding_of(name, config, layout), list(parameter.shape)
-            for axis in ("ep", "tp"):
-                if (dim := getattr(sharding, axis)) is not None:
-                    shape[dim] = even(shape[dim], getattr(layout, axis), self.at[axis])[1]
+            sharding = sharding_of(name, config, layout)
+            shape = cut_shape(parameter.shape, sharding, {"ep": layout.ep, "tp": layout.tp}, self.at)
             yield _Parameter(
                 shape, sharding, name.split(".")[1] if name.startswith("layers.") else None, tied
             )

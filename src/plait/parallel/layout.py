@@ -14,7 +14,8 @@ from plait.nn.config import ModelConfig
 # outermost first: pipeline neighbours may be far apart, tensor parallelism wants the fastest links
 AXES = ("pp", "dp", "fsdp", "ep", "cp", "tp")
 ROWS = ("dp", "fsdp", "ep")  # the rows of a batch are divided among the ranks along these
-Schedule = Literal["gpipe", "1f1b", "interleaved", "looped_bfs", "zero_bubble", "zbv", "dualpipev"]
+# the default first
+Schedule = Literal["1f1b", "gpipe", "interleaved", "looped_bfs", "zero_bubble", "zbv", "dualpipev"]
 V_SHAPED = ("zbv", "dualpipev")  # first and last stage on the same rank
 
 
@@ -144,9 +145,9 @@ def _check_stages(layout: Layout, config: ModelConfig) -> None:
 
 def _check_microbatches(layout: Layout, rows: int, micro: int | None) -> None:
     """A pipeline needs enough micro-batches, in the multiples that its schedule works in."""
-    least, multiple = microbatch_rule(layout)
-    good = [n for n in _divisors(rows) if n >= least and n % multiple == 0]
+    good = microbatch_counts(layout, rows)
     if not good:
+        least, multiple = _microbatch_rule(layout)
         raise ConfigError(
             f"layout.pp={layout.pp} with schedule {layout.schedule} needs at least {least} micro-batches, a "
             f"multiple of {multiple}, but a rank has {rows} row(s) of the batch; raise train.batch_size"
@@ -159,8 +160,16 @@ def _check_microbatches(layout: Layout, rows: int, micro: int | None) -> None:
         )
 
 
-def microbatch_rule(layout: Layout) -> tuple[int, int]:
+def microbatch_counts(layout: Layout, rows: int) -> list[int]:
+    """Numbers of micro-batches that a rank's rows can make and the layout works with, ascending."""
+    least, multiple = _microbatch_rule(layout)
+    return [n for n in _divisors(rows) if n >= least and n % multiple == 0]
+
+
+def _microbatch_rule(layout: Layout) -> tuple[int, int]:
     """The fewest micro-batches of a schedule, and what their number must be a multiple of."""
+    if layout.pp == 1:
+        return 1, 1
     if layout.schedule in ("gpipe", "1f1b"):
         return layout.pp, 1
     if layout.schedule == "zbv":

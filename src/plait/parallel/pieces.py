@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -58,6 +58,17 @@ def piece(name: str, shape: tuple[int, ...], sharding: Sharding, mesh: Mesh, at:
     if sharding.fsdp:
         cut(0, *chunk(size[0], mesh.sizes["fsdp"], at["fsdp"]))
     return Piece(name, shape, tuple(start), tuple(size))
+
+
+def cut_shape(
+    shape: Sequence[int], sharding: Sharding, sizes: Mapping[str, int], at: Mapping[str, int]
+) -> list[int]:
+    """What expert and tensor parallelism leave of a shape at a place, before fsdp cuts."""
+    size = list(shape)
+    for axis in ("ep", "tp"):
+        if (dim := getattr(sharding, axis)) is not None:
+            size[dim] = even(size[dim], sizes[axis], at[axis])[1]
+    return size
 
 
 def copies_of(sharding: Sharding, mesh: Mesh) -> int:

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from plait.parallel.collectives import Group, all_reduce
-from plait.parallel.context import zigzag
+from plait.parallel.context import unzigzag, zigzag
 
 
 class ContextParts:
@@ -27,14 +27,8 @@ class ContextParts:
         flat = x.to(torch.uint8) if x.dtype == torch.bool else x
         parts = [torch.empty_like(flat) for _ in range(self.ranks)]
         dist.all_gather(parts, flat.contiguous(), group=self.group)
-        together = torch.cat(parts, 1)
-        whole = torch.empty_like(together)
-        whole[:, self._order(together.shape[1])] = together
-        return whole.to(x.dtype)
+        return unzigzag(torch.cat(parts, 1), 1, self.ranks).to(x.dtype)
 
     def own(self, x: Tensor) -> Tensor:
         """This rank's part of `[batch, time, ...]`."""
         return x[:, zigzag(x.shape[1], self.ranks, self.rank).to(x.device)]
-
-    def _order(self, time: int) -> Tensor:
-        return torch.cat([zigzag(time, self.ranks, rank) for rank in range(self.ranks)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from plait.device import Machine, choose, measure
 from plait.errors import ConfigError
 from plait.nn.config import ModelConfig
-from plait.parallel.layout import Layout, microbatch_rule
+from plait.parallel.layout import Layout, microbatch_counts
 from plait.recipes.recipe import Recipe
 
 DEFAULT_BATCH_TOKENS = 4096
@@ -80,8 +80,7 @@ def micro_rows(config: ModelConfig, context: int, rows: int, kind: str, dtype: s
 
 def pipeline_rows(layout: Layout, rows: int) -> tuple[int, str]:
     """Rows of a micro-batch in a pipeline: four micro-batches for each stage's rank keep it mostly busy."""
-    least, multiple = microbatch_rule(layout)
-    counts = [n for n in range(least, rows + 1) if rows % n == 0 and n % multiple == 0]
+    counts = microbatch_counts(layout, rows)
     count = next((n for n in counts if n >= 4 * layout.pp), counts[-1])
     return rows // count, f"{count} micro-batches fill a pipeline of {layout.pp}"
 

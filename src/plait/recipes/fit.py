@@ -80,12 +80,6 @@ class Stage:
         return self.loader.steps_for(config.epochs) if config.epochs is not None else config.steps
 
     @property
-    def finished(self) -> bool:
-        """Whether nothing is left to do: the end, `train.stop_after` or the end of patience is reached."""
-        stop = self.recipe.train.stop_after
-        return self.share_done() >= 1 or self.gave_up or (stop is not None and self.state.step >= stop)
-
-    @property
     def gave_up(self) -> bool:
         """Whether val_loss has not improved for `train.patience` evaluations."""
         return 0 < self.recipe.train.patience <= self.waited

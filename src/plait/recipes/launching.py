@@ -11,6 +11,7 @@ from plait.nn.config import ModelConfig
 from plait.parallel.launch import launch
 from plait.parallel.layout import Layout, check_layout
 from plait.recipes.choices import batch_rows
+from plait.recipes.plan import check_rows
 from plait.recipes.recipe import FromModel, Recipe
 
 
@@ -21,10 +22,9 @@ def launch_training(recipe: Recipe, words: Sequence[str]) -> int:
         ConfigError: what the layout cannot divide, before any process is started.
     """
     config, context = model_of(recipe)
+    check_rows(recipe, config, context)
     rows = batch_rows(recipe, context)
     micro = recipe.train.micro_batch if isinstance(recipe.train.micro_batch, int) else None
-    check_layout(recipe.layout, config, context, rows, micro)
-    check_division(rows, micro, recipe.layout.data_ranks)
     sizes = recipe.layout
 
     def smaller(ranks: int) -> tuple[list[str], int] | None:

@@ -129,13 +129,13 @@ def resume_run(run_dir: Path, saved: Recipe, asked: Recipe) -> Plan:
     data = reopen_data(run_dir, recipe, tokenizer, config)
     check_rows(recipe, config, data.context)
     recipe, _, _ = settle(recipe, config, data.context, None)
-    plan = Plan(recipe, path.name if path else "", finished(recipe, checkpoint, data))
+    plan = Plan(recipe, path.name if path else "", finished(recipe, checkpoint))
     if not plan.finished:
         say(f"resuming {run_dir} after step {checkpoint.step if checkpoint else 0}")
     return plan
 
 
-def finished(recipe: Recipe, checkpoint: Checkpoint | None, data: EncodedData) -> bool:
+def finished(recipe: Recipe, checkpoint: Checkpoint | None) -> bool:
     """Whether a checkpoint is where the recipe's training ends."""
     if checkpoint is None:
         return False

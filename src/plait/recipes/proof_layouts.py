@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from plait.config import build_part, parse_overrides
 from plait.errors import ConfigError
-from plait.parallel.layout import AXES, Layout, check_layout, every_layout
+from plait.parallel.layout import AXES, Layout, Schedule, check_layout, every_layout
 from plait.recipes.prove import Problem
 
 MOST_RANKS = 64
-SCHEDULES = ("1f1b", "gpipe", "interleaved", "looped_bfs", "zero_bubble", "zbv", "dualpipev")
+SCHEDULES: tuple[str, ...] = get_args(Schedule)
 Refused = list[tuple[str, str]]
 
 

@@ -20,7 +20,7 @@ from plait.data.prepare import open_data
 from plait.nn.config import ModelConfig
 from plait.parallel.apply import apply_layout
 from plait.parallel.data import local
-from plait.parallel.layout import Layout, microbatch_rule
+from plait.parallel.layout import Layout, microbatch_counts
 from plait.parallel.mesh import Mesh
 from plait.parallel.placed import Placed
 from plait.recipes.random_rows import RandomRows
@@ -179,8 +179,7 @@ class Proof:
 def micro_rows(layout: Layout, rows: int) -> int:
     """Rows of a micro-batch: as many of these as the schedule needs, else two, so that sums are tried."""
     share = rows // layout.data_ranks
-    least, multiple = microbatch_rule(layout) if layout.pp > 1 else (1, 1)
-    counts = [n for n in range(least, share + 1) if share % n == 0 and n % multiple == 0]
+    counts = microbatch_counts(layout, share)
     return share // next((n for n in counts if n >= 2), counts[-1])
 
 
