@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
 from plait.cli.app import Sampling, Where, fields_of
+from plait.errors import ConfigError
+
+Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+
+
+@Parameter(name="*", group=Group("Outputs made elsewhere"))
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What to score where it is not a model.
+
+    Args:
+        hypotheses: Outputs: plain lines, or records with --field NAME or --field hypotheses=NAME.
+        references: What they should be: one file for each set of references.
+        metric: bleu, chrf, chrf++, rouge (or rouge1, rouge2, rougeL, rougeLsum), exact_match,
+            squad_em, squad_f1, cmrc, accuracy, macro_f1.
+        compare: Outputs of a second system, for a paired bootstrap test.
+        lang: Language of the texts, such as zh or ja.
+        tokenize: Tokenization of BLEU: none, 13a, intl, zh, ja-mecab, ko-mecab, char.
+        lowercase: Compare without case (bleu, chrf).
+        stem: Compare stems of English words (rouge).
+        predictions: Records of the task with predictions in the field named by --field.
+    """
+
+    hypotheses: list[str] | None = None
+    references: Words = None
+    metric: Words = None
+    compare: str | None = None
+    lang: str | None = None
+    tokenize: str | None = None
+    lowercase: bool = False
+    stem: bool = False
+    predictions: str | None = None
 
 
 def evaluate(
-    model: str,
+    model: str | None = None,
     /,
     *,
-    task: Annotated[list[str], Parameter(consume_multiple=True)] = ["perplexity"],  # noqa: B006
-    data: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
+    task: Words = None,
+    data: Words = None,
     limit: int | None = None,
     out: str | None = None,
     context: int | None = None,
@@ -22,18 +55,21 @@ def evaluate(
     batch: int = 8,
     format: str = "auto",
     field: Annotated[list[str] | None, Parameter(name="--field")] = None,
+    outputs: Outputs = Outputs(),
     where: Where = Where(),
     json: bool = False,
 ) -> None:
-    """Measure a model: perplexity and bits per byte of held-out text.
+    """Measure a model on held-out text, or outputs that were made elsewhere.
 
     For example:
 
         plait evaluate runs/first --data held-out.txt --out scores.json
+        plait evaluate --hypotheses out.txt --references ref.txt --metric bleu
+        plait evaluate --task bbq --predictions Age.jsonl --field answer
 
     Args:
         model: A model, step or run directory (RUN:best, RUN:average).
-        task: What to measure; perplexity.
+        task: What to measure: perplexity of a model; bbq of predictions.
         data: Held-out files or folders.
         limit: Only the first so many documents.
         out: Write scores.json here.
@@ -41,14 +77,55 @@ def evaluate(
         stride: Tokens scored per window; the rest of the window is history.
         batch: Windows at a time; changes no score.
         format: How to read the data.
-        field: Rename a column: text=body; a number for a headerless table.
+        field: Rename a column: text=body; a number for a headerless table. For outputs: the field to score.
         json: Print what scores.json holds.
     """
+    if model is None and outputs == Outputs():
+        raise ConfigError(
+            "there is nothing to measure; give MODEL, or --hypotheses and --references, or --predictions"
+        )
+    if outputs != Outputs():
+        if model is not None:
+            raise ConfigError(
+                f"{model!r} would be a MODEL, and --hypotheses and --predictions are without one"
+            )
+        given = {"limit": limit, "context": context, "stride": stride, "format": format != "auto"}
+        if wrong := [name for name, value in given.items() if value]:
+            raise ConfigError(
+                f"--{wrong[0]} is for a MODEL; leave it out with --hypotheses and --predictions"
+            )
+        _evaluate_outputs(outputs, task, data, field, out, json)
+        return
     from plait.recipes.evaluate import evaluate as run
 
+    assert model is not None
     run(
-        model, task=task, data=data or [], limit=limit, out=out, context=context, stride=stride,
-        batch=batch, format=format, fields=fields_of(field), **vars(where), as_json=json,
+        model, task=task or "perplexity", data=data or [], limit=limit, out=out, context=context,
+        stride=stride, batch=batch, format=format, fields=fields_of(field), **vars(where), as_json=json,
+    )  # fmt: skip
+
+
+def _evaluate_outputs(
+    outputs: Outputs, task: list[str] | None, data: list[str] | None, field: list[str] | None,
+    out: str | None, json: bool,
+) -> None:  # fmt: skip
+    from plait.recipes.evaluate_outputs import Options, evaluate_outputs, evaluate_predictions
+
+    if outputs.predictions is not None:
+        if outputs != Outputs(predictions=outputs.predictions):
+            raise ConfigError("--predictions has its metrics from --task; leave out what is for --hypotheses")
+        evaluate_predictions(
+            outputs.predictions, task=task or [], field=field or [], data=data or [], out=out, as_json=json
+        )
+        return
+    if task or data:
+        raise ConfigError(
+            "--task and --data are for a model or --predictions; leave them out with --hypotheses"
+        )
+    options = {name: getattr(outputs, name) for name in ("lang", "tokenize", "lowercase", "stem")}
+    evaluate_outputs(
+        outputs.hypotheses or [], outputs.references or [], outputs.metric or [], compare=outputs.compare,
+        field=field or [], options=Options(**options), out=out, as_json=json,
     )  # fmt: skip
 
 
