@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from plait.config import Config
 
@@ -90,6 +90,69 @@ class SamplingParams(Config):
         }
         head = "greedy" if self.greedy else f"temperature:{self.temperature:g}"
         return "|".join([head, *(f"{name}:{value}" for name, value in changed.items())])
+
+
+class BeamParams(Config):
+    """How beam search looks for the most probable continuations of a prompt.
+
+    Attributes:
+        beams: unfinished sequences kept for each prompt; 1 is greedy.
+        length_penalty: finished sequences compete by the sum of their log-probabilities over
+            length**length_penalty, the end token counted in both, as transformers and Marian do; 0 compares
+            the plain sums, which prefer short answers. The softer ((5 + length) / 6)**alpha is Wu et al.'s
+            (2016, section 7).
+        no_repeat_ngram: no run of this many tokens occurs twice in a decoder's prompt and output together, or
+            in an encoder-decoder's output (Paulus et al. 2018, section 2.5); 0: no such rule.
+        min_tokens: tokens to generate before an end token may follow.
+        max_tokens: tokens to generate at most; None: to the end of the model's context.
+        n: sequences to return for each prompt, best first.
+        early_stopping: stop once `beams` sequences are finished; else only when the best unfinished one could
+            not beat the worst of them if it ended where it is.
+    """
+
+    beams: int = Field(default=4, ge=1)
+    length_penalty: float = Field(default=1.0, ge=0, le=10)
+    no_repeat_ngram: int = Field(default=0, ge=0)
+    min_tokens: int = Field(default=0, ge=0)
+    max_tokens: int | None = Field(default=256, ge=1)
+    n: int = Field(default=1, ge=1)
+    early_stopping: bool = False
+
+    @model_validator(mode="after")
+    def _can_be_met(self) -> Self:
+        if self.n > self.beams:
+            raise ValueError(
+                f"n={self.n} is more than beams={self.beams}; use n={self.beams} or beams={self.n}"
+            )
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise ValueError(
+                f"min_tokens={self.min_tokens} is more than max_tokens={self.max_tokens}; lower the first or "
+                "raise the second"
+            )
+        return self
+
+    def describe(self) -> str:
+        """The number of beams and every setting that differs from its default."""
+        changed = self.model_dump(exclude_defaults=True, exclude={"beams"})
+        return "|".join([f"beams:{self.beams}", *(f"{name}:{value}" for name, value in changed.items())])
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One sequence that beam search finished.
+
+    Attributes:
+        tokens: what was generated, without prompt, start token and end token.
+        score: sum(logprobs) / len(logprobs)**length_penalty.
+        logprobs: of each of `tokens`, and of the end token where `finish_reason` is "stop": what the model
+            itself gives (softmax of its logits, before tokens are ruled out).
+        finish_reason: "stop" at an end token, "length" where there was no room for more.
+    """
+
+    tokens: list[int]
+    score: float
+    logprobs: list[float]
+    finish_reason: FinishReason
 
 
 @dataclass(frozen=True, slots=True)
