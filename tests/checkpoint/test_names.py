@@ -6,6 +6,10 @@ from plait.checkpoint.names import TABLES, export, links, to_ours, to_theirs
 from plait.nn.config import ModelConfig
 
 SMALL = {"vocab": 20, "width": 16, "layers": 2, "heads": 4, "context": 8, "ffn": 24}
+COARSE = {
+    "encoder_layers": 3, "kv_heads": 4, "norm": "layer", "norm_place": "post", "qk_norm": False,
+    "gated": False, "qkv_bias": True, "out_bias": True, "mlp_bias": True,
+}  # fmt: skip
 CONFIGS = {
     "qwen3": ModelConfig(**SMALL, tied=False),
     "qwen3_moe": ModelConfig(**SMALL, experts=3, expert_ffn=12),
@@ -14,6 +18,11 @@ CONFIGS = {
         **SMALL, kv_heads=4, norm="layer", position="learned", qk_norm=False, gated=False,
         qkv_bias=True, out_bias=True, mlp_bias=True,
     ),
+    "marian": ModelConfig(**SMALL, **COARSE, position="sinusoidal", shared_embeddings=False, tied=False),
+    "bart": ModelConfig(**SMALL, **COARSE, position="learned", embed_norm=True, head_bias=True),
+    "mbart": ModelConfig(**SMALL, **COARSE | {"norm_place": "pre"}, position="learned", embed_norm=True),
+    "t5": ModelConfig(**SMALL, encoder_layers=3, qk_norm=False, position="t5", gated=False),
+    "mt5": ModelConfig(**SMALL, encoder_layers=1, qk_norm=False, position="t5", tied=False),
 }  # fmt: skip
 
 
@@ -50,6 +59,23 @@ def test_experts_become_one_matrix_each():
     one = theirs["model.layers.1.mlp.experts.2.down_proj.weight"]
     assert torch.equal(one, weights["layers.1.mlp.experts.down_proj"][2].T)
     assert len([name for name in theirs if ".experts." in name]) == 2 * 3 * 3
+
+
+def test_positions_of_bart_begin_behind_two_rows_that_are_never_seen():
+    weights = weights_of(CONFIGS["bart"])
+    theirs = export("bart", CONFIGS["bart"], weights)
+    positions = theirs["model.encoder.embed_positions.weight"]
+    assert positions.shape == (10, 16)
+    assert not positions[:2].any()
+    assert torch.equal(positions[2:], weights["encoder.embed_positions.weight"])
+    assert torch.equal(theirs["final_logits_bias"], weights["lm_head.bias"][None])
+
+
+def test_a_gate_renames_the_matrix_beside_it_in_t5():
+    names = {kind: export(kind, CONFIGS[kind], weights_of(CONFIGS[kind])) for kind in ("t5", "mt5")}
+    assert "encoder.block.2.layer.1.DenseReluDense.wi.weight" in names["t5"]
+    assert "decoder.block.1.layer.2.DenseReluDense.wi_0.weight" in names["mt5"]
+    assert "decoder.block.1.layer.2.DenseReluDense.wi_1.weight" in names["mt5"]
 
 
 def test_a_parameter_without_a_row_is_a_bug_that_shows():

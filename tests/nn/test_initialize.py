@@ -55,6 +55,13 @@ def test_what_writes_into_the_residual_stream_is_smaller_by_its_depth():
     assert down == pytest.approx(CONFIG.init_std / 6**0.5, rel=0.05)
 
 
+def test_each_stack_of_an_encoder_decoder_has_its_own_depth():
+    config = CONFIG.model_copy(update={"encoder_layers": 5})
+    for name, writers in (("encoder.layers.4.self_attn", 10), ("layers.0.cross_attn", 9)):
+        out = initial(config, 0, f"{name}.o_proj.weight", (256, 256)).std()
+        assert out == pytest.approx(config.init_std / writers**0.5, rel=0.05)
+
+
 @pytest.mark.parametrize("offset", [False, True])
 def test_vectors_begin_as_their_modules_want(offset):
     config = CONFIG.model_copy(update={"norm_offset": offset, "qkv_bias": True})

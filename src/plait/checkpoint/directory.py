@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from plait.checkpoint.families import choose_family, from_hf_config, nearest_family, to_hf_config
-from plait.checkpoint.names import BUFFERS, PREFIXES, Link, export, links, to_ours, to_theirs
+from plait.checkpoint.names import export
+from plait.checkpoint.names_read import our_tensors, settled, widest
 from plait.checkpoint.resolve import resolve, verify_weights
 from plait.checkpoint.tensors import (
-    FLOATS,
     MAX_SHARD,
     Source,
-    TensorFiles,
     damaged,
     open_tensors,
     stored_bytes,
@@ -30,9 +29,9 @@ from plait.files import new_directory
 from plait.log import say
 from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder
+from plait.nn.encoder_decoder import build
 from plait.text.tokenizer import Tokenizer
 
-MISMATCH = "config.json and weights do not belong together"
 OWN_FILES = (
     "config.json", "generation_config.json", "README.md", "model*.safetensors",
     "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
@@ -103,6 +102,9 @@ def write_model(
     if tokenizer is not None:
         tokenizer.save(directory, context=config.context)
         tokens = token_ids(tokenizer)
+    if config.encoder_layers:
+        start = tokens.get("pad_token_id") if config.decoder_start < 0 else config.decoder_start
+        tokens |= {} if start is None else {"decoder_start_token_id": start}
     _write_json(directory / "config.json", to_hf_config(config, dtype=save_dtype, tokens=tokens))
     _write_json(directory / "generation_config.json", tokens | dict(generation or {}))
     readme = card or _short_card(config, family, sum(tensor.numel() for tensor in own.values()))
@@ -164,7 +166,7 @@ def stored_weights(
     """
     config, family = read_config(directory)
     with open_tensors(directory, "model") as files:
-        yield config, _widest(files), _ours(files, directory, config, family)
+        yield config, widest(files), our_tensors(files, config, family, parameter_shapes(config), directory)
 
 
 def weights_of(decoder: Decoder) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -188,15 +190,16 @@ def read_config(directory: Path) -> tuple[ModelConfig, str]:
     if not isinstance(values, dict):
         raise damaged(path, "not a JSON object")
     try:
-        return from_hf_config(values)
+        config, family = from_hf_config(values)
     except ModelError as error:
         raise ModelError(f"{directory}: {error}") from None
+    return settled(directory, config, family), family
 
 
 def empty_decoder(config: ModelConfig, dtype: torch.dtype) -> Decoder:
     """A decoder whose parameters have memory but no values yet."""
     with torch.device("meta"):
-        decoder = Decoder(config).to(dtype)
+        decoder = build(config).to(dtype)
     buffers = dict(decoder.named_buffers())
     decoder.to_empty(device="cpu")
     for name, buffer in decoder.named_buffers():
@@ -209,7 +212,7 @@ def empty_decoder(config: ModelConfig, dtype: torch.dtype) -> Decoder:
 def parameter_shapes(config: ModelConfig) -> dict[str, torch.Size]:
     """Name and shape of every parameter; tied ones once."""
     with torch.device("meta"):
-        return {name: parameter.shape for name, parameter in Decoder(config).named_parameters()}
+        return {name: parameter.shape for name, parameter in build(config).named_parameters()}
 
 
 def token_ids(tokenizer: Tokenizer) -> dict[str, Any]:
@@ -242,62 +245,6 @@ def _say_once(message: str) -> None:
     say(message)
 
 
-def _ours(
-    files: TensorFiles, directory: Path, config: ModelConfig, family: str
-) -> Iterator[tuple[str, Tensor]]:
-    prefix = PREFIXES.get(family, "")
-    bare = bool(prefix) and not any(name.startswith(prefix) for name in files.file_of)
-    shapes = parameter_shapes(config)
-    table = links(family, config, shapes)
-    known = {name.removeprefix(prefix) if bare else name for link in table for name in link.theirs}
-    _check_names(known, files, directory, config, prefix if not bare else "")
-    for link in table:
-        names = [name.removeprefix(prefix) if bare else name for name in link.theirs]
-        _check_shapes(link, names, [shapes[name] for name in link.ours], files)
-        sizes = [shapes[name][0] for name in link.ours]
-        yield from zip(link.ours, to_ours(link, [files.view(name) for name in names], sizes))
-
-
-def _check_names(
-    expected: Any, files: TensorFiles, directory: Path, config: ModelConfig, prefix: str
-) -> None:
-    missing = sorted(set(expected) - files.file_of.keys())
-    if missing:
-        raise ModelError(f"{directory} lacks {_some(missing)}; {MISMATCH}")
-    extra = sorted(name for name in files.file_of.keys() - set(expected) if not name.endswith(BUFFERS))
-    head = "lm_head.weight"
-    if config.tied and head in extra:  # some write the tied weight twice
-        embedding = next(name for name in expected if name.endswith(("embed_tokens.weight", "wte.weight")))
-        if torch.equal(files.view(head), files.view(embedding)):
-            extra.remove(head)
-    if extra:
-        raise ModelError(f"{directory} holds {_some(extra)}, which this model does not have; {MISMATCH}")
-
-
-def _check_shapes(link: Link, names: list[str], mine: list[torch.Size], files: TensorFiles) -> None:
-    expected = to_theirs(link, [torch.empty(shape, device="meta") for shape in mine])
-    for name, tensor in zip(names, expected, strict=True):
-        if files.kind(name) not in FLOATS:
-            raise ModelError(f"{files.file_of[name]}: {name} is {files.kind(name)}, not floating point")
-        if files.shape(name) != tuple(tensor.shape):
-            raise ModelError(
-                f"{files.file_of[name]}: {name} has shape {list(files.shape(name))}, config.json asks for "
-                f"{list(tensor.shape)}; {MISMATCH}"
-            )
-
-
-def _widest(files: TensorFiles) -> torch.dtype:
-    kinds = {FLOATS[kind] for kind in map(files.kind, files.file_of) if kind in FLOATS}
-    result = kinds.pop() if kinds else torch.float32
-    for kind in kinds:
-        result = torch.promote_types(result, kind)
-    return result
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more tensors" if len(names) > 3 else "")
-
-
 def _check_replaceable(target: Path) -> None:
     """Refuse a target that holds anything but a model directory's own files, as it is replaced whole."""
     if not target.exists():
@@ -317,9 +264,13 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def _short_card(config: ModelConfig, family: str, parameters: int) -> str:
     library = "plait" if family == "plait" else "transformers"
+    kind, task, layers = "A decoder", "text-generation", f"{config.layers}"
+    if config.encoder_layers:
+        kind, task = "An encoder-decoder", "text2text-generation"
+        layers = f"{config.encoder_layers} + {config.layers}"
     return (
-        f"---\nlibrary_name: {library}\npipeline_tag: text-generation\ntags: [plait]\n---\n\n"
-        f"A decoder of {parameters:,} parameters ({config.layers} layers, width {config.width}, context "
+        f"---\nlibrary_name: {library}\npipeline_tag: {task}\ntags: [plait]\n---\n\n"
+        f"{kind} of {parameters:,} parameters ({layers} layers, width {config.width}, context "
         f"{config.context}), trained with plait.\n\n```python\nimport plait\n\n"
         'model, tokenizer = plait.load(".")\n```\n'
     )

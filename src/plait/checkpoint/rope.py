@@ -8,15 +8,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from plait.errors import ModelError
+from plait.checkpoint.families_fields import refuse
 from plait.nn.config import ModelConfig
 
 KINDS = ("linear", "yarn", "llama3")
-
-
-def refuse(field: str, value: object, can: str) -> ModelError:
-    """The error for a foreign setting that `ModelConfig` has no words for."""
-    return ModelError(f"config.json: {field}={value!r} is not something plait can express; it can do {can}")
 
 
 def scaled_theta(config: ModelConfig) -> float:

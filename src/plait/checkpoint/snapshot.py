@@ -13,10 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from plait.checkpoint.tensors import Lazy
+from plait.parallel.mesh import Mesh
+from plait.parallel.parameters import Parameters
 from plait.parallel.pieces import Piece
-from plait.parallel.placed import Placed
 
-PATIENCE = timedelta(hours=4)  # a disk may be slow; whether a rank is alive is watched elsewhere
+PATIENCE = timedelta(hours=4)  # of those that offer: the disk of rank 0 may be slow
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Entry:
     scalar: bool = False
 
 
-def saving_group(placed: Placed) -> dist.ProcessGroup | None:
+def saving_group(mesh: Mesh) -> dist.ProcessGroup | None:
     """A group for snapshots alone, so that a thread can use it beside training; a collective call."""
-    if placed.mesh.layout.world == 1:
+    if mesh.layout.world == 1:
         return None
     group = dist.new_group(backend="gloo", timeout=PATIENCE)
     assert isinstance(group, dist.ProcessGroup)
@@ -49,12 +50,12 @@ class Snapshot:
 
     def __init__(
         self,
-        placed: Placed,
+        parameters: Parameters,
         entries: Sequence[Entry],
         pieces: Mapping[str, Tensor],
         group: dist.ProcessGroup | None,
     ) -> None:
-        self.placed, self.entries, self.group = placed, list(entries), group
+        self.parameters, self.entries, self.group = parameters, list(entries), group
         self.pieces = {key: tensor.detach().to("cpu", copy=True) for key, tensor in pieces.items()}
 
     def offer(self) -> None:
@@ -62,7 +63,7 @@ class Snapshot:
         works = []
         for tag, entry in enumerate(self.entries):
             for rank, box in self._holders(entry):
-                if rank == self.placed.mesh.rank and prod(box.size):
+                if rank == self.parameters.mesh.rank and prod(box.size):
                     piece = self.pieces[entry.key].contiguous()
                     works.append(dist.isend(piece, 0, group=self.group, tag=tag))
         for work in works:
@@ -73,7 +74,7 @@ class Snapshot:
         """On rank 0: the whole tensors whose keys begin with `prefix`, without it; each may be read once."""
         return {
             entry.key.removeprefix(prefix): Lazy(
-                () if entry.scalar else self.placed.shapes[entry.parameter],
+                () if entry.scalar else self.parameters.shapes[entry.parameter],
                 entry.dtype,
                 partial(self._whole, tag, entry),
             )
@@ -93,12 +94,14 @@ class Snapshot:
             elif prod(box.size):
                 part = torch.empty(box.size, dtype=entry.dtype)
                 waiting.append((dist.irecv(part, rank, group=self.group, tag=tag), box, part))
+        # what is asked for has been offered: only a rank that hangs takes long
+        timeout = timedelta(seconds=self.parameters.mesh.layout.timeout)
         for work, box, part in waiting:
             assert work is not None
-            work.wait()
+            work.wait(timeout)
             box.of(whole).copy_(part)
         return whole
 
     def _holders(self, entry: Entry) -> list[tuple[int, Piece]]:
-        holders = list(self.placed.holders(entry.parameter))
+        holders = list(self.parameters.holders(entry.parameter))
         return [(holders[0][0], Piece(entry.key, (), (), ()))] if entry.scalar else holders

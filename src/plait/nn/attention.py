@@ -95,6 +95,31 @@ class Mask:
         return replace(self, positions_q=steps[:, -query.shape[2] :], positions_k=steps)
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What cross-attention looks at.
+
+    Attributes:
+        states: an encoder's hidden states `[batch, time, width]`.
+        positions: `[batch, time]`, -1 where a place is padding; None: no place is.
+    """
+
+    states: Tensor
+    positions: Tensor | None = None
+
+    @cached_property
+    def mask(self) -> Mask:
+        """Every query sees every place that is no padding."""
+        if self.positions is None:
+            return Mask(causal=False)
+        # which position asks makes no difference: one stands for all
+        return Mask(causal=False, positions_q=self.positions[:, :1], positions_k=self.positions)
+
+    def select(self, rows: Tensor) -> Memory:
+        """The memory of some rows, in this order."""
+        return Memory(self.states[rows], None if self.positions is None else self.positions[rows])
+
+
 class KVCache(Protocol):
     """Keys and values of earlier tokens, owned by the inference engine."""
 
@@ -107,6 +132,10 @@ class KVCache(Protocol):
 
     def update(self, layer: int, key: Tensor, value: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Store new `[batch, kv_heads, time, head_dim]`; return all of the layer so far."""
+        ...
+
+    def of_memory(self, layer: int, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer's memory, made at the first call and kept."""
         ...
 
 
@@ -157,8 +186,8 @@ def fast_attention(
         added = None
     else:
         added = _additive(mask.placed(query, key), query.dtype)
-    if dropout and on_cpu:
-        return _weights_dropped(query, key, value, added, dropout)
+    if on_cpu and _trains(query, dropout):
+        return _all_pairs(query, key, value, added, dropout)
     causal = mask.causal and added is None
     return F.scaled_dot_product_attention(query, key, value, added, dropout, is_causal=causal)
 
@@ -174,12 +203,13 @@ def _additive(mask: Mask, dtype: torch.dtype) -> Tensor:
     return mask.added.to(dtype).masked_fill(~mask.dense, float("-inf"))
 
 
-def _weights_dropped(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None, rate: float) -> Tensor:
-    """Attention with dropout under any mask, all pairs at once; torch's own dropout is slow on a CPU."""
+def _all_pairs(query: Tensor, key: Tensor, value: Tensor, added: Tensor | None, rate: float) -> Tensor:
+    """Attention under any mask, all pairs at once, which on a CPU trains faster than torch's own."""
     scores = query @ key.mT * query.shape[-1] ** -0.5
     if added is not None:
         scores = scores.masked_fill(~added, float("-inf")) if added.dtype == torch.bool else scores + added
-    return drop(scores.softmax(-1), rate) @ value
+    weights = scores.softmax(-1)
+    return (drop(weights, rate) if rate else weights) @ value
 
 
 class Attention(nn.Module):
@@ -210,22 +240,38 @@ class Attention(nn.Module):
         rope: tuple[Tensor, Tensor] | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
+        memory: Memory | None = None,
     ) -> Tensor:
-        """`x` `[batch, time, width]` → same shape. `rope` is the (cos, sin) table of these positions."""
-        query, key, value = self.q_proj(x), self.k_proj(x), self.v_proj(x)
-        query, key, value = (self._heads(part) for part in (query, key, value))
-        if self.q_norm is not None and self.k_norm is not None:
-            query, key = self.q_norm(query), self.k_norm(key)
-        if rope is not None:
-            query, key = rotate(query, *rope), rotate(key, *rope)
+        """`x` `[batch, time, width]` → same shape.
+
+        Args:
+            rope: the (cos, sin) table of these positions.
+            memory: attend to it in place of `x`.
+        """
+        query = self._heads(self.q_proj(x))
+        if self.q_norm is not None:
+            query = self.q_norm(query)
+        if memory is not None:
+            states = memory.states
+            key, value = (
+                cache.of_memory(self.layer, lambda: self._keys(states)) if cache else self._keys(states)
+            )
+        else:
+            key, value = self._keys(x)
+            if rope is not None:
+                query, key = rotate(query, *rope), rotate(key, *rope)
+            if cache is not None:
+                assert positions is not None
+                key, value = cache.update(self.layer, key, value, positions)
         if self.query_scale != 1.0:
             query = query * self.query_scale
-        if cache is not None:
-            assert positions is not None
-            key, value = cache.update(self.layer, key, value, positions)
         rate = self.dropout if self.training else 0.0
         out = self.core(query, key, value, mask, softcap=self.softcap, dropout=rate)
         return self.o_proj(out.transpose(1, 2).flatten(2))
+
+    def _keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        key, value = self._heads(self.k_proj(x)), self._heads(self.v_proj(x))
+        return (key if self.k_norm is None else self.k_norm(key)), value
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -26,7 +26,7 @@ class RopeScaling(Config):
 
 
 class ModelConfig(Config):
-    """A decoder (and, later, an encoder-decoder) by its fields; defaults are a small modern model.
+    """A decoder or an encoder-decoder by its fields; defaults are a small modern decoder.
 
     `kv_heads`, `head_dim` and `ffn` are derived when left out: `kv_heads` = the largest divisor of
     `heads` that is at most `heads/2`, `head_dim` = width / heads, `ffn` = 8/3 · width (4 · width without
@@ -35,6 +35,7 @@ class ModelConfig(Config):
 
     width: int = Field(default=256, ge=1)
     layers: int = Field(default=4, ge=1)
+    encoder_layers: int = Field(default=0, ge=0, description="0: a decoder alone; else an encoder-decoder")
     heads: int = Field(default=4, ge=1)
     kv_heads: int = Field(default=0, ge=0)
     head_dim: int = Field(default=0, ge=0)
@@ -61,7 +62,12 @@ class ModelConfig(Config):
     out_bias: bool = False
     mlp_bias: bool = False
     head_bias: bool = False
-    tied: bool = True
+    tied: bool = Field(default=True, description="embedding and head share their weights")
+    shared_embeddings: bool = Field(default=True, description="source and target share their embedding")
+    embed_norm: bool = Field(default=False, description="a norm behind the embedding (BART)")
+    decoder_start: int = Field(
+        default=-1, ge=-1, description="what a target begins with; -1: the tokenizer's padding token"
+    )
     embed_scale: float = 1.0
     attn_scale: float = Field(default=0.0, ge=0, description="0: 1/sqrt(head_dim)")
     logit_scale: float = 1.0
@@ -138,11 +144,19 @@ class ModelConfig(Config):
                 f"t5_max_distance={self.t5_max_distance} must be more than "
                 f"t5_buckets/2={self.t5_buckets // 2}; raise it or lower t5_buckets"
             )
+        if self.encoder_layers and (self.experts or self.window):
+            refused = "experts" if self.experts else "window"
+            raise ValueError(f"an encoder-decoder has no {refused}; set {refused}=0 or encoder_layers=0")
         if self.experts and self.experts_per_token > self.experts:
             raise ValueError(
                 f"experts_per_token={self.experts_per_token} is more than experts={self.experts}; lower it"
             )
         return self
+
+    @property
+    def start_id(self) -> int | None:
+        """What a target begins with; None: a decoder alone has none."""
+        return max(self.decoder_start, 0) if self.encoder_layers else None
 
     def window_of(self, layer: int) -> int:
         """Sliding-window width of a layer; 0 where it attends in full."""

@@ -33,20 +33,27 @@ def initial(
 ) -> Tensor:
     """The initial values of a parameter, or of the box of `size` that begins at `start` in it; float32.
 
-    Matrices are normal with `init_std`; those that write into the residual stream are divided by
-    `sqrt(2 · layers)` (Radford et al. 2019, section 2.3). Biases are 0, norm weights multiply by 1.
+    Matrices are normal with `init_std`; those that write into the residual stream are divided by the root
+    of how many do (Radford et al. 2019, section 2.3). Biases are 0, norm weights multiply by 1.
     """
     start, size = start or [0] * len(shape), size or list(shape)
     if len(shape) < 2:
         zero = "bias" in name.rpartition(".")[2] or (config.norm_offset and config.norm == "rms")
         return torch.full(tuple(size), 0.0 if zero else 1.0)
     writes = name.endswith(("o_proj.weight", "down_proj.weight", "down_proj"))
-    std = config.init_std * ((2 * config.layers) ** -0.5 if writes else 1.0)
+    std = config.init_std * (_writers(config, name) ** -0.5 if writes else 1.0)
     row = math.prod(shape[1:])
     values = normal(f"{seed}/{name}", start[0] * row, size[0] * row).view(size[0], *shape[1:])
     for dim in range(1, len(shape)):
         values = values.narrow(dim, start[dim], size[dim])
     return values * std
+
+
+def _writers(config: ModelConfig, name: str) -> int:
+    """How many matrices write into the residual stream of this one's stack; cross-attention is the third."""
+    if name.startswith("encoder."):
+        return 2 * config.encoder_layers
+    return (3 if config.encoder_layers else 2) * config.layers
 
 
 def normal(stream: str, first: int, count: int) -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 IGNORE = -100  # target of a position without loss
+CPU_NUMBERS, GPU_NUMBERS = 1 << 18, 1 << 27  # logits that are worked on at once
 
 
 @dataclass
@@ -51,19 +51,67 @@ def cross_entropy(
         label_smoothing: mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
         z_loss: weight of `logsumexp(logits)²` (Chowdhery et al. 2022, section 5).
     """
-    logits, targets = wide(logits.flatten(0, -2)), targets.flatten()
+    logits, targets = logits.flatten(0, -2), targets.flatten()
     keep = targets != IGNORE
-    if label_smoothing or z_loss:
-        log_norm = logits.logsumexp(-1)
-        picked = logits.gather(-1, targets.clamp(min=0)[:, None]).squeeze(-1)
-        nll = ((log_norm - picked) * keep).sum()
-        uniform = ((log_norm - logits.mean(-1)) * keep).sum()
-        total = (1 - label_smoothing) * nll + label_smoothing * uniform
-        total = total + z_loss * (log_norm.square() * keep).sum()
-    else:
-        total = nll = F.cross_entropy(logits, targets, ignore_index=IGNORE, reduction="sum")
-    correct = ((logits.detach().argmax(-1) == targets) & keep).sum()
-    return LossSum(total, nll.detach(), correct, keep.sum())
+    total, nll, correct = _CrossEntropy.apply(logits, targets, label_smoothing, z_loss)
+    return LossSum(total, nll, correct, keep.sum())
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The loss a few rows at a time, so that what is made of a row's logits stays in the processor's cache.
+
+    The gradient of a row is `softmax · (1 + 2·z·logsumexp) - (1-s)·onehot - s/vocab`; all it needs from the
+    way forward is the logarithm of the softmax's denominator.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, logits: Tensor, targets: Tensor, smoothing: float, z_loss: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        keep = targets != IGNORE
+        wanted = targets.clamp(min=0)
+        log_norm, picked, mean, best = [], [], [], []
+        for rows, chosen in zip(*(_chunks(each, logits) for each in (logits, wanted))):
+            rows = wide(rows)
+            log_norm.append(rows.logsumexp(-1))
+            picked.append(rows.gather(-1, chosen[:, None]).squeeze(-1))
+            best.append(rows.argmax(-1))
+            if smoothing:
+                mean.append(rows.mean(-1))
+        norm = torch.cat(log_norm)
+        ctx.save_for_backward(logits, targets, norm)
+        ctx.smoothing, ctx.z_loss = smoothing, z_loss
+        nll = ((norm - torch.cat(picked)) * keep).sum()
+        total = nll.clone()
+        if smoothing:
+            total = (1 - smoothing) * nll + smoothing * ((norm - torch.cat(mean)) * keep).sum()
+        if z_loss:
+            total = total + z_loss * (norm.square() * keep).sum()
+        correct = ((torch.cat(best) == targets) & keep).sum()
+        ctx.mark_non_differentiable(nll, correct)
+        return total, nll, correct
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        logits, targets, norm = ctx.saved_tensors
+        keep, gradient = targets != IGNORE, torch.empty_like(logits)
+        scale = keep * grads[0]
+        whole = scale * (1 + 2 * ctx.z_loss * norm)
+        for out, rows, chosen, log_norm, one, all in zip(
+            *(_chunks(each, logits) for each in (gradient, logits, targets.clamp(min=0), norm, scale, whole))
+        ):
+            share = (wide(rows) - log_norm[:, None]).exp_().mul_(all[:, None])
+            if ctx.smoothing:
+                share.sub_((ctx.smoothing / rows.shape[-1] * one)[:, None])
+            share.scatter_add_(-1, chosen[:, None], ((ctx.smoothing - 1) * one)[:, None].to(share.dtype))
+            out.copy_(share)
+        return gradient, None, None, None
+
+
+def _chunks(tensor: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
+    """Rows of a tensor in pieces whose logits a CPU's cache holds; all of a GPU's that memory allows."""
+    room = CPU_NUMBERS if logits.device.type == "cpu" else GPU_NUMBERS
+    return tensor.split(max(1, room // logits.shape[-1]))
 
 
 def kl_divergence(
