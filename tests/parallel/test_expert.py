@@ -18,7 +18,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from plait.errors import ConfigError
 from plait.nn.config import ModelConfig
 from plait.nn.experts import DROPPED, Experts, dispatch_here
 from plait.nn.moe import MoE
@@ -175,8 +174,6 @@ def main(folder: str, rank: int) -> None:
         assert isinstance(group, dist.ProcessGroup)
         found |= {f"{name}/{ranks}": measure(case, group) for name, case in CASES.items()}
         found[f"layer/{ranks}"] = measure_layer(group)
-    with pytest.raises(ConfigError, match="experts=6 is not divisible by ep=4; use ep from"):
-        all_to_all_dispatch(everyone, 6)
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
     dist.destroy_process_group()
 

@@ -66,7 +66,7 @@ def measure(folder: Path, rank: int) -> None:
     worst, size = 0.0, 0.0
     for name, parameter in placed.named_parameters():
         assert parameter.grad is not None
-        whole = placed.pieces[name].of(expected[name])
+        whole = placed.parameters.pieces[name].of(expected[name])
         worst = max(worst, float((local(parameter.grad) - whole).abs().max()))
         size = max(size, float(whole.abs().max()))
     (folder / f"{rank}.json").write_text(json.dumps([worst, size]), encoding="utf-8")

@@ -17,7 +17,7 @@ from plait.parallel.layout import Layout, check_layout, every_layout, parse_layo
 from plait.parallel.mesh import Mesh
 from plait.parallel.pieces import Sharding, chunk, copies_of, even, holders, piece
 from plait.parallel.pipeline import owner_of, split_layers, stages_of
-from plait.recipes.launching import smaller_layout
+from plait.recipes.start_ranks import smaller_layout
 
 CONFIG = ModelConfig(vocab=64, width=32, layers=8, heads=8, kv_heads=2, context=32)
 
@@ -89,6 +89,12 @@ def test_heads_that_neither_divide_nor_repeat_are_refused():
     config = ModelConfig(vocab=64, width=48, layers=2, heads=12, kv_heads=6, context=32)
     with pytest.raises(ConfigError, match=r"layout.tp=4 neither divides model.kv_heads=6"):
         check_layout(Layout(tp=4), config, 32, 16, None)
+
+
+def test_experts_that_do_not_divide_are_refused():
+    config = CONFIG.model_copy(update={"experts": 6})
+    with pytest.raises(ConfigError, match=r"layout.ep=4 does not divide model.experts=6; use ep from \[1, 2"):
+        check_layout(Layout(ep=4), config, 32, 16, None)
 
 
 @given(st.integers(0, 50), st.integers(1, 9))

@@ -25,7 +25,7 @@ from plait.parallel import apply, placed, tensor
 from plait.parallel.data import local
 from plait.parallel.layout import Layout, check_layout
 from plait.parallel.mesh import Mesh
-from plait.recipes.prove import GRADIENTS, WEIGHTS, Problem, Proof, Trace, compare, micro_rows, run
+from plait.recipes.proof import GRADIENTS, WEIGHTS, Problem, Proof, Trace, compare, micro_rows, run
 from plait.recipes.random_rows import RandomRows
 from plait.train.config import TrainConfig
 

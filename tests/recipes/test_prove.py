@@ -16,9 +16,9 @@ from plait.config import dump_yaml
 from plait.errors import PlaitError
 from plait.nn.config import ModelConfig
 from plait.parallel.layout import Layout
-from plait.recipes import proving
+from plait.recipes import prove as verb
+from plait.recipes.proof import Problem
 from plait.recipes.proof_layouts import SCHEDULES, Asked, layouts_of, named
-from plait.recipes.prove import Problem
 from plait.recipes.recipe import FromModel, load_recipe, shipped_recipes
 from plait.train.config import TrainConfig
 
@@ -109,7 +109,7 @@ def test_layouts_are_proven_and_reported(prove, tmp_path):
 def test_layouts_that_fail_leave_the_others_alone(prove, tmp_path, monkeypatch):
     script = tmp_path / "planted.py"
     script.write_text(PLANTED, encoding="utf-8")
-    monkeypatch.setattr(proving, "PROGRAM", (sys.executable, str(script)))
+    monkeypatch.setattr(verb, "PROGRAM", (sys.executable, str(script)))
     file, page = tmp_path / "proof.json", tmp_path / "proof.html"
     layouts = [word for one in ("dp=2", "tp=2", "cp=2", "fsdp=2") for word in ("--layout", one)]
     code, out, err = prove(*layouts, "--json", file, "--html", page)
@@ -173,7 +173,7 @@ def test_the_recipes_own_data(prove, recipe, monkeypatch, tmp_path):
 )
 def test_bad_input_is_one_line(prove, monkeypatch, tmp_path, words, message):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(proving, "launch", lambda *args, **options: pytest.fail("ranks were started"))
+    monkeypatch.setattr(verb, "launch", lambda *args, **options: pytest.fail("ranks were started"))
     code, out, err = prove(*words)
     assert (code, out) == (2, "")
     (line,) = (line for line in err.splitlines() if line.startswith("plait: "))
@@ -191,13 +191,13 @@ def test_it_starts_its_own_ranks(prove, monkeypatch):
 
 
 def test_a_signal_ends_it(prove, monkeypatch):
-    monkeypatch.setattr(proving, "launch", lambda *args, **options: 130)
+    monkeypatch.setattr(verb, "launch", lambda *args, **options: 130)
     assert prove("--layout", "dp=2")[0] == 130
 
 
 def test_ranks_that_cannot_start_are_not_started_again(prove, monkeypatch):
     calls = []
-    monkeypatch.setattr(proving, "launch", lambda *args, **options: calls.append(args) or 1)
+    monkeypatch.setattr(verb, "launch", lambda *args, **options: calls.append(args) or 1)
     code, _, err = prove("--layout", "dp=2", "--layout", "tp=2")
     assert (code, len(calls)) == (2, 1)
     assert "the ranks could not start; what they said is above" in err
@@ -253,9 +253,9 @@ def test_every_shipped_recipe_makes_a_problem(name, tmp_path):
     recipe = load_recipe(name)
     if isinstance(recipe.model, FromModel):  # which is not here
         with pytest.raises(PlaitError, match="does not exist"):
-            proving.problem_of(recipe, Asked(every=2), tmp_path)
+            verb.problem_of(recipe, Asked(every=2), tmp_path)
         return
-    made = proving.problem_of(recipe, Asked(every=2), tmp_path)
+    made = verb.problem_of(recipe, Asked(every=2), tmp_path)
     assert made.model.vocab > 0
     assert made.train.dtype == "float64"
     assert made.model.dropout == 0

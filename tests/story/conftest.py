@@ -121,6 +121,7 @@ class Plait:
         stdin: str = "",
         max_file: int | None = None,
         stdout: Path | None = None,
+        plant: str = "",
         **env: str,
     ) -> Running:
         self.count += 1
@@ -131,7 +132,7 @@ class Plait:
             path.touch()
         request = {"words": [str(word) for word in words], "cwd": str(cwd or self.folder), "env": env}
         request |= {"stdin": str(base.with_suffix(".in")), "stdout": str(out), "stderr": str(err)}
-        return Running(self.ask(request | {"max_file": max_file}), out, err, self.ask)
+        return Running(self.ask(request | {"max_file": max_file, "plant": plant}), out, err, self.ask)
 
     def __call__(self, *words: object, **options: Any) -> Running:
         return self.start(*words, **options).wait()
@@ -222,6 +223,7 @@ class Ranks:
         from torch.distributed import TCPStore
 
         self.plait, self.count = plait, count
+        self.started: list[Running] = []
         self.store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
     def start(self, *words: object, each: Callable[[int], dict[str, Any]] = lambda rank: {}) -> list[Running]:
@@ -231,6 +233,7 @@ class Ranks:
             own = each(rank)
             more = own.pop("words", ())
             running.append(self.plait.start(*words, *more, **own, **self.place(rank)))
+        self.started += running
         return running
 
     def place(self, rank: int) -> dict[str, str]:
@@ -244,11 +247,14 @@ class Ranks:
 
 
 @pytest.fixture
-def ranks(plait: Plait) -> Callable[[int], Ranks]:
-    alive: list[Ranks] = []  # the store lives as long as its object
+def ranks(plait: Plait) -> Iterator[Callable[[int], Ranks]]:
+    made: list[Ranks] = []  # the store lives as long as its object
 
     def make(count: int) -> Ranks:
-        alive.append(Ranks(plait, count))
-        return alive[-1]
+        made.append(Ranks(plait, count))
+        return made[-1]
 
-    return make
+    yield make
+    for running in (each for ranks in made for each in ranks.started if each.code is None):
+        running.kill()  # what a test that failed has left behind
+        running.wait()

@@ -1,7 +1,8 @@
 """Starts `plait` commands as real processes without paying for the imports each time.
 
-Reads one JSON request a line: `{words, cwd, env, stdin, stdout, stderr, max_file}` forks a process that runs
-the command and answers its pid; `{wait: pid}` answers its exit status, negative for the signal that ended it.
+Reads one JSON request a line: `{words, cwd, env, stdin, stdout, stderr, max_file, plant}` forks a process
+that runs the command, after the Python text `plant`, and answers its pid; `{wait: pid}` answers its exit
+status, negative for the signal that ended it.
 """
 
 import importlib
@@ -38,6 +39,7 @@ def become(request: dict) -> None:
     )
     if request["max_file"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file"], request["max_file"]))
+    exec(request["plant"], {})
 
 
 def serve() -> dict | None:

@@ -74,6 +74,33 @@ class Sampling:
         return given(**asdict(self), **more)
 
 
+@Parameter(name="*", group=Group("Decoding"))
+@dataclass(frozen=True, kw_only=True)
+class Beams:
+    """How an answer is searched for; what is left out is the task's own.
+
+    Args:
+        beams: Answers that are followed at once; 1 takes the most probable token each time.
+        length_penalty: Above 1 favours longer answers.
+        no_repeat_ngram: No run of so many tokens twice; 0: no such rule.
+        min_tokens: Shortest answer.
+        longest: Longest answer, in tokens.
+        n: Best answers to give.
+    """
+
+    beams: int | None = None
+    length_penalty: float | None = None
+    no_repeat_ngram: int | None = None
+    min_tokens: int | None = None
+    longest: int | None = None
+    n: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """Only what was given."""
+        values = asdict(self)
+        return given(max_tokens=values.pop("longest"), **values)
+
+
 def given(**values: Any) -> dict[str, Any]:
     """Only what was given."""
     return {key: value for key, value in values.items() if value is not None}

@@ -7,8 +7,9 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from plait.cli.app import Sampling, Where, fields_of
+from plait.cli.app import Beams, Sampling, Where, fields_of
 from plait.errors import ConfigError
+from plait.eval.outputs import Options
 
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 
@@ -41,6 +42,10 @@ class Outputs:
     stem: bool = False
     predictions: str | None = None
 
+    def options(self) -> Options:
+        """What changes a score."""
+        return Options(lang=self.lang, tokenize=self.tokenize, lowercase=self.lowercase, stem=self.stem)
+
 
 def evaluate(
     model: str | None = None,
@@ -56,26 +61,29 @@ def evaluate(
     format: str = "auto",
     field: Annotated[list[str] | None, Parameter(name="--field")] = None,
     outputs: Outputs = Outputs(),
+    beams: Beams = Beams(),
     where: Where = Where(),
     json: bool = False,
 ) -> None:
-    """Measure a model on held-out text, or outputs that were made elsewhere.
+    """Measure a model on what it has not seen, or outputs that were made elsewhere.
 
     For example:
 
         plait evaluate runs/first --data held-out.txt --out scores.json
+        plait evaluate runs/en-de --task translate --data test.en test.de
         plait evaluate --hypotheses out.txt --references ref.txt --metric bleu
         plait evaluate --task bbq --predictions Age.jsonl --field answer
 
     Args:
         model: A model, step or run directory (RUN:best, RUN:average).
-        task: What to measure: perplexity of a model; bbq of predictions.
-        data: Held-out files or folders.
+        task: What to measure: perplexity, translate, summarize, answer, scan, babi, dialog-babi; bbq of
+            predictions.
+        data: Held-out files or folders; two plain files of a task are sources and targets.
         limit: Only the first so many documents.
         out: Write scores.json here.
         context: Tokens the model sees at once; default its context.
         stride: Tokens scored per window; the rest of the window is history.
-        batch: Windows at a time; changes no score.
+        batch: Windows or questions at a time; changes no score.
         format: How to read the data.
         field: Rename a column: text=body; a number for a headerless table. For outputs: the field to score.
         json: Print what scores.json holds.
@@ -84,7 +92,8 @@ def evaluate(
         raise ConfigError(
             "there is nothing to measure; give MODEL, or --hypotheses and --references, or --predictions"
         )
-    if outputs != Outputs():
+    elsewhere = outputs.hypotheses or outputs.references or outputs.compare or outputs.predictions
+    if elsewhere or model is None:
         if model is not None:
             raise ConfigError(
                 f"{model!r} would be a MODEL, and --hypotheses and --predictions are without one"
@@ -98,10 +107,10 @@ def evaluate(
         return
     from plait.recipes.evaluate import evaluate as run
 
-    assert model is not None
     run(
         model, task=task or "perplexity", data=data or [], limit=limit, out=out, context=context,
-        stride=stride, batch=batch, format=format, fields=fields_of(field), **vars(where), as_json=json,
+        stride=stride, batch=batch, format=format, fields=fields_of(field), metric=outputs.metric or (),
+        options=outputs.options(), decoding=beams.given(), **vars(where), as_json=json,
     )  # fmt: skip
 
 
@@ -109,7 +118,7 @@ def _evaluate_outputs(
     outputs: Outputs, task: list[str] | None, data: list[str] | None, field: list[str] | None,
     out: str | None, json: bool,
 ) -> None:  # fmt: skip
-    from plait.recipes.evaluate_outputs import Options, evaluate_outputs, evaluate_predictions
+    from plait.recipes.evaluate_outputs import evaluate_outputs, evaluate_predictions
 
     if outputs.predictions is not None:
         if outputs != Outputs(predictions=outputs.predictions):
@@ -122,10 +131,9 @@ def _evaluate_outputs(
         raise ConfigError(
             "--task and --data are for a model or --predictions; leave them out with --hypotheses"
         )
-    options = {name: getattr(outputs, name) for name in ("lang", "tokenize", "lowercase", "stem")}
     evaluate_outputs(
         outputs.hypotheses or [], outputs.references or [], outputs.metric or [], compare=outputs.compare,
-        field=field or [], options=Options(**options), out=out, as_json=json,
+        field=field or [], options=outputs.options(), out=out, as_json=json,
     )  # fmt: skip
 
 

@@ -93,7 +93,7 @@ def train(
         run(loaded)
         return
     if loaded.layout.world > 1 and not launched():
-        from plait.recipes.launching import launch_training
+        from plait.recipes.start_ranks import launch_training
 
         given = ["--resume"] if resume else []
         sys.exit(launch_training(loaded, [recipe, *words, *given]))
@@ -142,7 +142,7 @@ def prove(
         html: Write a page with tables and a chart to this file.
     """
     from plait.recipes.proof_layouts import Asked
-    from plait.recipes.proving import prove as run
+    from plait.recipes.prove import prove as run
 
     _check_words(overrides, PROVE_FLAGS)
     asked = Asked(

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from plait.data.config import PAIR_MULTIPLE
 from plait.data.source import Source
 
 NO_LOSS = -100  # the target that cross-entropy ignores
@@ -29,6 +30,8 @@ class Batch:
         rows: the row number within its source, for each row.
         sources: the name of the source, for each row.
         held: bool `[batch, time]`, false where a place is padding; None: no place is.
+        source, source_positions: of pairs, what is read before `tokens` are written, int64 `[batch, time']`,
+            and where its tokens stand, -1 where a place is padding.
     """
 
     tokens: Tensor
@@ -39,6 +42,8 @@ class Batch:
     sources: list[str]
     read_ids: Callable[[], list[str]] = list
     held: Tensor | None = None
+    source: Tensor | None = None
+    source_positions: Tensor | None = None
 
     def document_ids(self) -> list[str]:
         """The ids of the documents in this batch, each once, in order of appearance; for messages."""
@@ -57,7 +62,7 @@ class Batch:
         return self._each(lambda x: x[:, index])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        names = ("tokens", "targets", "positions", "segments", "held")
+        names = ("tokens", "targets", "positions", "segments", "held", "source", "source_positions")
         tensors = {name: getattr(self, name) for name in names}
         return replace(
             self, **{name: value if value is None else change(value) for name, value in tensors.items()}
@@ -82,6 +87,8 @@ def make_batch(picks: Sequence[tuple[Source, int]], *, attend_across: bool = Fal
     Args:
         attend_across: let the documents of a row attend to each other: positions run on, no segments.
     """
+    if picks[0][0].shards.start_id is not None:
+        return make_pairs(picks)
     time = picks[0][0].rows.context
     shape = (len(picks), time)
     tokens = np.empty(shape, np.int64)
@@ -115,6 +122,47 @@ def make_batch(picks: Sequence[tuple[Source, int]], *, attend_across: bool = Fal
         read_ids=lambda: _document_ids(picks),
         held=None if held.all() else torch.from_numpy(held),
     )
+
+
+def make_pairs(picks: Sequence[tuple[Source, int]]) -> Batch:
+    """Lay out pairs, one a row; a batch is as long as its longest pair needs."""
+    rows = [_pair(source, row) for source, row in picks]
+    lines = len(rows)
+    shards = picks[0][0].shards
+    assert shards.start_id is not None
+    read = np.full((lines, _length(source for source, _ in rows)), shards.pad_id, np.int64)
+    places = np.full(read.shape, PADDING, np.int64)
+    targets = np.full((lines, _length(target for _, target in rows)), NO_LOSS, np.int64)
+    tokens = np.full(targets.shape, shards.pad_id, np.int64)
+    for line, (source, target) in enumerate(rows):
+        read[line, : len(source)], places[line, : len(source)] = source, np.arange(len(source))
+        targets[line, : len(target)] = target
+        tokens[line, : len(target)] = [shards.start_id, *target[:-1]]
+    held = targets != NO_LOSS
+    return Batch(
+        tokens=torch.from_numpy(tokens),
+        targets=torch.from_numpy(targets),
+        positions=None,
+        segments=None,
+        rows=[row for _, row in picks],
+        sources=[source.name for source, _ in picks],
+        read_ids=lambda: _document_ids(picks),
+        held=None if held.all() else torch.from_numpy(held),
+        source=torch.from_numpy(read),
+        source_positions=None if (places >= 0).all() else torch.from_numpy(places),
+    )
+
+
+def _pair(source: Source, row: int) -> tuple[np.ndarray, np.ndarray]:
+    ((document, _, _),) = source.rows.pieces(row).tolist()
+    ids, mask = source.shards.read(document), source.shards.read_mask(document)
+    assert mask is not None
+    first = int(mask.argmax())
+    return ids[:first].astype(np.int64), ids[first:].astype(np.int64)
+
+
+def _length(rows: Iterator[np.ndarray]) -> int:
+    return -(-max(map(len, rows)) // PAIR_MULTIPLE) * PAIR_MULTIPLE
 
 
 def _document_ids(picks: Sequence[tuple[Source, int]]) -> list[str]:

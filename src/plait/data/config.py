@@ -10,6 +10,8 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from plait.config import Config
 
 Paths = str | list[str]
+KINDS: tuple[Literal["text", "messages", "pairs"], ...] = ("text", "messages", "pairs")
+PAIR_MULTIPLE = 8  # lengths of pairs are padded to it: few shapes, and tensor parallelism cuts time evenly
 _NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -39,23 +41,26 @@ Inputs = Annotated[
 class DataConfig(Config):
     """Where the training data is, how it is split, and how it is laid out in rows.
 
-    Exactly one of `text` (running text) and `messages` (conversations; loss on the assistant's words) is
-    given: a path, glob or directory, a list of them, or a mapping of names to `{path, weight}` for a
-    mixture. `validation` is the share held out (0: none) or a path. `split`: `document` holds out whole
-    documents chosen by a hash of their content, `tail` the last characters; `auto` is `tail` for running
-    text in fewer than 20 documents.
+    Exactly one of `text` (running text), `messages` (conversations; loss on the assistant's words) and
+    `pairs` (a source and the target to write for it) is given: a path, glob or directory, a list of them, or
+    a mapping of names to `{path, weight}` for a mixture; `pairs: [SOURCE, TARGET]` are two aligned files.
+    `validation` is the share held out (0: none), a path, or two aligned files. `split`: `document` holds out
+    whole documents chosen by a hash of their content, `tail` the last characters; `auto` is `tail` for
+    running text in fewer than 20 documents.
     """
 
     text: Inputs | None = None
     messages: Inputs | None = None
+    pairs: Inputs | None = None
     format: str = "auto"
     fields: dict[str, str | int] = Field(default_factory=dict)
-    validation: float | str = 0.1
+    validation: float | Paths = 0.1
     split: Literal["auto", "document", "tail"] = "auto"
     pack: bool = Field(default=True, description="false: one document a row, padded")
     attend_across: bool = Field(default=False, description="attention across the documents of a row")
+    truncate: bool = Field(default=False, description="cut pairs that are longer than the model's context")
 
-    @field_validator("text", "messages")
+    @field_validator("text", "messages", "pairs")
     @classmethod
     def _check_inputs(cls, value: Any) -> Any:
         if value is not None and not value:
@@ -67,29 +72,30 @@ class DataConfig(Config):
 
     @field_validator("validation")
     @classmethod
-    def _check_validation(cls, value: float | str) -> float | str:
+    def _check_validation(cls, value: float | Paths) -> float | Paths:
         if isinstance(value, float) and not 0 <= value < 1:
             raise ValueError(f"validation={value:g} must be at least 0 and below 1, or a path")
         return value
 
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
-        given = [key for key in ("text", "messages") if getattr(self, key) is not None]
+        given = [key for key in KINDS if getattr(self, key) is not None]
         if len(given) != 1:
-            found = " and ".join(given) or "neither"
-            raise ValueError(f"the data needs exactly one of text and messages, found {found}")
-        if self.messages is not None and self.split == "tail":
-            raise ValueError("split=tail would cut a conversation in two; use split: document")
-        if isinstance(self.validation, str) and "validation" in self.mixture():
+            found = " and ".join(given) or "none"
+            raise ValueError(f"the data needs exactly one of text, messages and pairs, found {found}")
+        if self.text is None and self.split == "tail":
+            whole = "conversation" if self.messages is not None else "pair"
+            raise ValueError(f"split=tail would cut a {whole} in two; use split: document")
+        if not isinstance(self.validation, float) and "validation" in self.mixture():
             raise ValueError("'validation' names the path data.validation; rename the source of that name")
         return self
 
     @property
-    def kind(self) -> Literal["text", "messages"]:
+    def kind(self) -> Literal["text", "messages", "pairs"]:
         """Which of the input keys is given."""
-        return "text" if self.text is not None else "messages"
+        return next(key for key in KINDS if getattr(self, key) is not None)
 
     def mixture(self) -> dict[str, MixtureEntry]:
-        """The sources by name; a single unnamed one is called by its key, `text` or `messages`."""
+        """The sources by name; a single unnamed one is called by its key."""
         value = getattr(self, self.kind)
         return dict(value) if isinstance(value, dict) else {self.kind: MixtureEntry(path=value)}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from plait.data.inputs import Intake
+from plait.data.inputs import Intake, pair_of
 from plait.data.shards import EncodedDocument
-from plait.errors import InputError
+from plait.errors import InputError, ModelError
 from plait.text.document import Document
 from plait.text.tokenizer import Tokenizer
 
@@ -87,6 +87,63 @@ def encode_conversations(
             intake.skip(document.id, "with no answer that the chat template repeats word for word")
             continue
         yield EncodedDocument(document.id, ids, mask, _answer_bytes(ids, mask, tokenizer)), held_out
+
+
+def encode_pairs(
+    documents: Iterable[tuple[Document, bool]],
+    tokenizer: Tokenizer,
+    intake: Intake,
+    *,
+    context: int,
+    truncate: bool = False,
+) -> Iterator[tuple[EncodedDocument, bool]]:
+    """Pairs for an encoder-decoder: the source and its end, the target and its end; these carry the loss.
+
+    Args:
+        context: tokens either side may have; longer pairs are left out.
+        truncate: cut them instead.
+    """
+    end = end_of(tokenizer)
+    for batch in _batches(documents):
+        pairs = [pair_of(document) for document, _ in batch]
+        sides = _encode([side for pair in pairs if pair for side in pair], tokenizer)
+        for (document, held_out), pair, source, target in zip(batch, pairs, sides[::2], sides[1::2]):
+            assert pair is not None
+            size = len(pair[1].encode())
+            if max(len(source), len(target)) >= context:
+                if not truncate:
+                    intake.skip(document.id, f"with a side longer than model.context={context}")
+                    continue
+                intake.truncated += 1
+                source, target = source[: context - 1], target[: context - 1]
+                size = len(tokenizer.decode(target).encode())
+            mask = [0] * (len(source) + 1) + [1] * (len(target) + 1)
+            yield EncodedDocument(document.id, [*source, end, *target, end], mask, size), held_out
+
+
+def end_of(tokenizer: Tokenizer) -> int:
+    """The token that ends a source and a target.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    if tokenizer.eos_id is None:
+        raise ModelError("this tokenizer has no end token, which a source and a target need; name another")
+    return tokenizer.eos_id
+
+
+def encode_as_chats(
+    documents: Iterable[tuple[Document, bool]], tokenizer: Tokenizer, intake: Intake
+) -> Iterator[tuple[EncodedDocument, bool]]:
+    """Pairs for a decoder: a question of the user and the assistant's answer, which carries the loss."""
+
+    def conversations() -> Iterator[tuple[Document, bool]]:
+        for document, held_out in documents:
+            source, target = pair_of(document) or ("", "")
+            turns = [{"role": "user", "content": source}, {"role": "assistant", "content": target}]
+            yield Document(document.id, "", {"messages": turns}), held_out
+
+    return encode_conversations(conversations(), tokenizer, intake)
 
 
 def _answer_bytes(ids: list[int], mask: list[int], tokenizer: Tokenizer) -> int:

@@ -18,7 +18,7 @@ from plait.files import full_disk_named
 from plait.log import progress, track
 from plait.text.document import Document
 from plait.text.readers import read
-from plait.text.sources import find_sources
+from plait.text.sources import RECORDS, find_sources
 
 
 @dataclass
@@ -26,6 +26,7 @@ class Intake:
     """What came in: how many documents, and what was skipped and why."""
 
     documents: int = 0
+    truncated: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)  # the first of each reason
 
@@ -80,10 +81,10 @@ class Input:
             InputError: where there are none.
         """
         some = False
-        why_not = _why_no_text if self.config.kind == "text" else _why_no_conversation
+        why_not = WHY_NOT[self.config.kind]
         fields = self.config.fields or None
         for document in read(
-            self.path, format=self.config.format, fields=fields, on_skip=intake.skip, on_bytes=on_bytes
+            self.path, format=self._format, fields=fields, on_skip=intake.skip, on_bytes=on_bytes
         ):
             intake.documents += 1
             if reason := why_not(document):
@@ -94,6 +95,14 @@ class Input:
         if not some:
             self.refuse(intake)
 
+    @property
+    def _format(self) -> str:
+        """Two files of pairs are aligned lines, unless they hold records or another format is named."""
+        config, paths = self.config, _listed(self.path)
+        aligned = config.kind == "pairs" and config.format == "auto" and len(paths) == 2
+        records = any(kind in Path(path).suffixes for path in paths for kind in RECORDS)
+        return "parallel" if aligned and not records else config.format
+
     def refuse(self, intake: Intake) -> None:
         """Raises InputError: nothing of this source can be learned from."""
         skipped = f"; skipped: {intake.summary()}" if intake.skipped else ""
@@ -102,8 +111,8 @@ class Input:
 
 def inputs_of(config: DataConfig) -> list[Input]:
     """The sources of a mixture, and last what `data.validation` names, if it is a path."""
-    outside = config.validation if isinstance(config.validation, str) else None
-    fraction = 0.0 if outside else float(config.validation)
+    outside = config.validation if isinstance(config.validation, (str, list)) else None
+    fraction = 0.0 if isinstance(config.validation, (str, list)) else config.validation
     inputs = [Input(name, entry.path, fraction, config) for name, entry in config.mixture().items()]
     return [*inputs, Input("validation", outside, 1.0, config)] if outside else inputs
 
@@ -111,7 +120,7 @@ def inputs_of(config: DataConfig) -> list[Input]:
 def training_texts(config: DataConfig, seed: int) -> Iterator[str]:
     """The texts of what `prepare_data` will put into the training set, and nothing of what it holds out.
 
-    Of a conversation these are the contents of its messages. Standard input is kept by
+    Of a conversation these are the contents of its messages, of a pair both sides. Standard input is kept by
     `standard_input_kept` first, as it is read more than once.
     """
     sources = [source for source in inputs_of(config) if source.fraction < 1]
@@ -122,8 +131,33 @@ def training_texts(config: DataConfig, seed: int) -> Iterator[str]:
                 continue
             if config.kind == "text":
                 yield document.text
+            elif config.kind == "pairs":
+                yield from pair_of(document) or ()
             else:
                 yield from (message["content"] for message in document.record["messages"])
+
+
+def pair_of(document: Document) -> tuple[str, str] | None:
+    """Source and target of a record: of a pair, an instruction, or a question with its first answer."""
+    record = document.record
+    if "instruction" in record:
+        source = "\n".join(filter(None, (record["instruction"], record.get("input"))))
+        return (source, record["output"]) if record.get("output") else None
+    if "question" in record:
+        source = "\n".join(filter(None, (record.get("context"), record["question"])))
+        return (source, record["answers"][0]) if record.get("answers") else None
+    source, target = (
+        record.get("source") or record.get("prompt"),
+        record.get("target") or record.get("output"),
+    )
+    return (source, target) if source and target else None
+
+
+def _why_no_pair(document: Document) -> str | None:
+    pair = pair_of(document)
+    if pair is None:
+        return f"without a source and a target{_but_with(document)}"
+    return None if all(side.strip() for side in pair) else "pair with an empty side"
 
 
 def _why_no_text(document: Document) -> str | None:
@@ -142,6 +176,9 @@ def _why_no_conversation(document: Document) -> str | None:
         return f"without messages{_but_with(document)}"
     spoken = any(message["role"] == "assistant" for message in messages)
     return None if spoken else "without a word of the assistant"
+
+
+WHY_NOT = {"text": _why_no_text, "messages": _why_no_conversation, "pairs": _why_no_pair}
 
 
 def _but_with(document: Document) -> str:
@@ -171,7 +208,7 @@ def standard_input_kept(config: DataConfig, directory: Path) -> Iterator[DataCon
             for name, entry in config.mixture().items()
         }
         update: dict[str, Any] = {config.kind: mixture} if mixture != config.mixture() else {}
-        if isinstance(config.validation, str):
+        if isinstance(config.validation, (str, list)):
             update["validation"] = kept("validation", config.validation)
         yield config.model_copy(update=update)
     finally:

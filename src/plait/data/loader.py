@@ -81,6 +81,9 @@ class Loader:
         share = self.batch_size // self.ranks
         mine = rows[self.rank * share : (self.rank + 1) * share]
         picks = [(self.sources[number], row) for number, row in mine]
+        if self.sources[0].shards.start_id is not None:
+            # a micro-batch is as long as its longest pair: those of one length belong together
+            picks.sort(key=lambda pick: pick[0].rows.places_in(pick[1]))
         return StepBatch(
             [self._microbatch(picks[at : at + self.micro_batch]) for at in range(0, share, self.micro_batch)],
             target_tokens,

@@ -192,6 +192,10 @@ class Rows:
         """(document, start, length) of each piece of a row, int64 `[pieces, 3]`."""
         return self._pieces[self._offsets[row] : self._offsets[row + 1]]
 
+    def places_in(self, row: int) -> int:
+        """Places that hold a token in a row."""
+        return int(self.pieces(row)[:, 2].sum())
+
     def targets_in(self, row: int) -> int:
         """Places with a loss in a row."""
         return int(self._targets[row])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from plait.data.config import DataConfig
-from plait.data.encode import encode_conversations, encode_texts
+from plait.data.encode import encode_as_chats, encode_conversations, encode_pairs, encode_texts
 from plait.data.files import REMEDY, read_json, write_json
 from plait.data.inputs import Input, Intake, inputs_of, standard_input_kept
 from plait.data.pack import Rows, write_rows
@@ -20,6 +20,7 @@ from plait.data.source import Source
 from plait.errors import ConfigError
 from plait.files import sweep
 from plait.log import bytes_text, progress, table, warn
+from plait.text.document import Document
 from plait.text.tokenizer import Tokenizer
 
 
@@ -33,6 +34,11 @@ class EncodedData:
     validation: list[Source]
     report: dict[str, Any]
 
+    @property
+    def paired(self) -> bool:
+        """Whether a row is a source and its target, for an encoder-decoder."""
+        return self.train[0].shards.start_id is not None
+
     def verify(self) -> None:
         """Compare every file with its checksum; raises InputError naming the one that differs."""
         for source in {source.rows.path: source for source in self.train + self.validation}.values():
@@ -40,11 +46,20 @@ class EncodedData:
 
 
 def prepare_data(
-    config: DataConfig, tokenizer: Tokenizer, out_dir: str | Path, context: int, seed: int
+    config: DataConfig,
+    tokenizer: Tokenizer,
+    out_dir: str | Path,
+    context: int,
+    seed: int,
+    *,
+    start_id: int | None = None,
 ) -> EncodedData:
     """Encode, split and pack the inputs into `out_dir`, or open what is there if it was made from the same.
 
     "The same" means configuration, tokenizer, context, seed, and names, sizes and times of the input files.
+
+    Args:
+        start_id: what begins the targets of an encoder-decoder; None: the data are for a decoder.
 
     Raises:
         InputError: an input that is missing or holds nothing to learn from.
@@ -52,7 +67,7 @@ def prepare_data(
         TrainingError: no disk space.
     """
     with standard_input_kept(config, Path(out_dir)) as readable:
-        return _prepare(_Job(readable, tokenizer, Path(out_dir), context, seed))
+        return _prepare(_Job(readable, tokenizer, Path(out_dir), context, seed, start_id))
 
 
 def _prepare(job: _Job) -> EncodedData:
@@ -105,6 +120,7 @@ class _Job:
     out_dir: Path
     context: int
     seed: int
+    start_id: int | None = None
 
     def request(self) -> dict[str, Any]:
         """What the encoded data depends on, as JSON."""
@@ -115,6 +131,7 @@ class _Job:
             "tokenizer": self.tokenizer.fingerprint,
             "context": self.context,
             "seed": self.seed,
+            "start_id": self.start_id,
             "inputs": [_stamp(name) for name in names],
         }
 
@@ -122,11 +139,10 @@ class _Job:
         """Write the store and the rows of one source; returns its report."""
         intake, held = Intake(), array("b")
         split = source.split(self.seed)
-        encode = encode_texts if self.config.kind == "text" else encode_conversations
 
         def documents() -> Iterator[EncodedDocument]:
             sides = split.sides(source.read(intake, bar.advance))
-            for document, held_out in encode(sides, self.tokenizer, intake):
+            for document, held_out in self._encode(sides, intake):
                 held.append(held_out)
                 yield document
             if not held:
@@ -139,8 +155,19 @@ class _Job:
                 vocab_size=self.tokenizer.vocab_size,
                 tokenizer_hash=self.tokenizer.fingerprint,
                 pad_id=self.tokenizer.pad_id or self.tokenizer.eos_id or 0,
+                start_id=self.start_id,
             )
         return self._pack(source, shards, np.asarray(held, bool), split.name, intake)
+
+    def _encode(
+        self, sides: Iterator[tuple[Document, bool]], intake: Intake
+    ) -> Iterator[tuple[EncodedDocument, bool]]:
+        if self.start_id is not None:
+            return encode_pairs(
+                sides, self.tokenizer, intake, context=self.context, truncate=self.config.truncate
+            )
+        kinds = {"text": encode_texts, "messages": encode_conversations, "pairs": encode_as_chats}
+        return kinds[self.config.kind](sides, self.tokenizer, intake)
 
     def _pack(
         self, source: Input, shards: Shards, held: np.ndarray, split: str, intake: Intake
@@ -149,6 +176,7 @@ class _Job:
             "documents": intake.documents,
             "encoded": shards.documents,
             "skipped": dict(intake.skipped),
+            "truncated": intake.truncated,
             "examples": intake.examples,
             "bytes": int(shards.text_bytes.sum()),
             "tokens": shards.tokens,
@@ -158,10 +186,17 @@ class _Job:
             if chosen.any():
                 path = shards.directory / f"{part}.rows.idx"
                 numbers = np.flatnonzero(chosen)
-                rows = write_rows(path, shards, numbers, self.context, together=self.config.pack)
-                report[part] = _row_report(rows)
+                paired = self.start_id is not None  # a row holds both sides of one pair
+                rows = write_rows(
+                    path,
+                    shards,
+                    numbers,
+                    2 * self.context if paired else self.context,
+                    together=self.config.pack and not paired,
+                )
+                report[part] = _row_report(rows) | ({"padding_share": 0.0} if paired else {})
         found = report.get("train", {}).get("places", 0)
-        if found < self.context and source.fraction < 1:
+        if found < self.context and source.fraction < 1 and self.start_id is None:
             raise ConfigError(
                 f"{source.name!r} has {found:,} tokens to train on, fewer than model.context={self.context}; "
                 f"add text or lower model.context to at most {found}"
@@ -203,5 +238,7 @@ def show_report(report: dict[str, Any]) -> None:
     ]  # fmt: skip
     table(f"encoded data, rows of {report['context']} tokens", columns, lines)
     for name, source in report["sources"].items():
+        if source["truncated"]:
+            warn(f"{name}: {source['truncated']:,} cut to the model's context, as data.truncate asks")
         for reason, count in source["skipped"].items():
             warn(f"{name}: {count:,} skipped: {reason} (first: {source['examples'][reason]})")

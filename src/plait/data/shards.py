@@ -50,6 +50,7 @@ def write_shards(
     vocab_size: int,
     tokenizer_hash: str = "",
     pad_id: int = 0,
+    start_id: int | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Shards:
     """Write documents, one after the other, into a new directory, whole or not at all.
@@ -58,6 +59,10 @@ def write_shards(
     ... (uint8) where documents have masks, `documents.bin` (int64: the N + 1 token offsets, then N byte
     counts), `documents.jsonl` (an id a line) and `index.json` (counts, sizes and sha256 of the others).
     A document never spans two shards; a shard is closed once it holds `shard_bytes`.
+
+    Args:
+        start_id: what begins the target of a pair, where documents are pairs: a source, which carries no
+            loss, and its target.
 
     Raises:
         ValueError: for a document without tokens, with tokens outside the vocabulary, or where only some
@@ -74,6 +79,7 @@ def write_shards(
             writer.add(document)
         head = {"format": FORMAT, "dtype": dtype.name, "vocab_size": vocab_size}
         index = head | {"tokenizer": tokenizer_hash, "pad_id": pad_id} | writer.finish()
+        index |= {} if start_id is None else {"start_id": start_id}
         write_json(folder / "index.json", index)
     return Shards(out_dir)
 
@@ -146,6 +152,7 @@ class Shards:
         lengths: tokens of each document, int64 `[documents]`.
         text_bytes: UTF-8 bytes of each document's text, int64 `[documents]`.
         masked: whether each token says if it carries a loss.
+        start_id: what begins the target of a pair; None: documents are no pairs.
         digest: sha256 of the index, and so of everything in it.
 
     Raises:
@@ -166,6 +173,7 @@ class Shards:
         self.vocab_size: int = index["vocab_size"]
         self.tokenizer_hash: str = index["tokenizer"]
         self.pad_id: int = index["pad_id"]
+        self.start_id: int | None = index.get("start_id")
         self.masked: bool = index["masked"]
         self.documents: int = index["documents"]
         self.tokens: int = index["tokens"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from plait.nn.attention import Memory
 
 
 class KVCache:
@@ -16,14 +18,17 @@ class KVCache:
 
     Attributes:
         positions: `[batch, used]` position of each slot, -1 where it is empty.
+        memory: what cross-attention looks at, if anything.
     """
 
     positions: Tensor
+    memory: Memory | None = None
 
     def __init__(self, batch: int, *, capacity: int = 64, device: torch.device | str = "cpu") -> None:
         self.positions = torch.empty(batch, 0, dtype=torch.long, device=device)
         self._capacity = max(capacity, 1)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self._of_memory: dict[int, tuple[Tensor, Tensor]] = {}
         self._start = 0
         self._padded = False
 
@@ -61,11 +66,22 @@ class KVCache:
         values[:, :, self._start : self.used] = value
         return keys[:, :, : self.used], values[:, :, : self.used]
 
+    def of_memory(self, layer: int, make: Callable[[], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Keys and values of a layer's memory, made at the first call and kept."""
+        if layer not in self._of_memory:
+            self._of_memory[layer] = make()
+        return self._of_memory[layer]
+
     def select(self, rows: Sequence[int]) -> None:
         """Keep only `rows`, in this order; a row named twice is copied."""
         index = torch.tensor(rows, dtype=torch.long, device=self.positions.device)
         self.positions = self.positions[index]
         self._layers = {layer: (keys[index], values[index]) for layer, (keys, values) in self._layers.items()}
+        if self.memory is not None:
+            self.memory = self.memory.select(index)
+            self._of_memory = {
+                layer: (keys[index], values[index]) for layer, (keys, values) in self._of_memory.items()
+            }
 
     def _grow(self, capacity: int) -> None:
         for layer, (keys, values) in self._layers.items():

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from plait.data.encode import end_of
 from plait.device import pick_device
 from plait.errors import ConfigError, ModelError, PromptError, did_you_mean
 from plait.infer.cache import KVCache
 from plait.infer.logprobs import head, log_probabilities, row_logprobs
-from plait.infer.params import Completion, Delta, SamplingParams, TokenLogprob, recommended
+from plait.infer.params import Completion, Delta, SamplingParams, TokenLogprob, learned_from, recommended
 from plait.infer.sampling import Sampler
 from plait.infer.writer import StreamDecoder, Writer
 from plait.nn.decoder import Decoder
+from plait.nn.encoder_decoder import EncoderDecoder
 
 if TYPE_CHECKING:
     from plait.text.tokenizer import Tokenizer
@@ -38,9 +40,11 @@ class Engine:
     Attributes:
         name: the last part of the path; "model" for a `Decoder`.
         version: the name with the checkpoint of a run that was opened.
-        context: positions the model has: prompt and answer share them.
+        context: positions the model has: prompt and answer share them; of an encoder-decoder each has them.
+        encodes: whether the model is an encoder-decoder: a prompt is a source, what it writes a target.
         recommended: how the model's directory wants tokens chosen, as fields of `SamplingParams`; only what
             talks to people goes by it.
+        learned: what it was last trained on, text, messages or pairs; None where that is not known.
     """
 
     def __init__(
@@ -53,13 +57,14 @@ class Engine:
     ) -> None:
         self.name = self.version = "model"
         self.recommended: dict[str, float] = {}
+        self.learned: str | None = None
         if not isinstance(model, Decoder):
             from plait.checkpoint.directory import load
             from plait.checkpoint.resolve import AVERAGE, resolve, split_choice
 
             directory = resolve(model)
             decoder, loaded = load(directory)
-            self.recommended = recommended(directory)
+            self.recommended, self.learned = recommended(directory), learned_from(directory)
             self.name = split_choice(model)[0].resolve().name
             steps = [part for part in directory.resolve().parts if part.startswith("step-")]
             inside = [*steps[-1:], *([AVERAGE] if directory.name == AVERAGE else [])]
@@ -77,16 +82,24 @@ class Engine:
         self.context = decoder.config.context
         first = next(decoder.parameters())
         self.device, self.dtype = first.device, first.dtype
+        self.encodes = isinstance(decoder, EncoderDecoder)
+        if self.encodes and decoder.config.decoder_start < 0:
+            raise ModelError(
+                "nothing says what a target begins with; set decoder_start_token_id in config.json"
+            )
         # a head may be padded beyond the tokenizer: only ids that both know are generated
         self.vocab = min(decoder.config.vocab, tokenizer.vocab_size)
 
     def encode(self, text: str) -> list[int]:
-        """A completion prompt; an empty one starts where documents start, at the end token.
+        """A completion prompt; an empty one starts where documents start, at the end token; a source ends so.
 
         Raises:
             PromptError: an empty text, and a tokenizer without any such token.
         """
         ids = self.tokenizer.encode_prompt(text)
+        if self.encodes:
+            end = end_of(self.tokenizer)
+            return ids if ids[-1:] == [end] else [*ids, end]
         if ids:
             return ids
         start = begin_id(self.tokenizer)
@@ -117,7 +130,14 @@ class Engine:
                 )
         wanted = 1 if params.max_tokens is None else params.max_tokens
         wanted = min(wanted, 1) if clip else wanted
-        if size + wanted > self.context:
+        if self.encodes:
+            for what, count in (("source", size), ("max_tokens", wanted)):
+                if count > self.context:
+                    raise PromptError(
+                        f"{what} ({count} tokens) is more than the model's context of {self.context}; "
+                        + ("shorten it" if what == "source" else "lower it")
+                    )
+        elif size + wanted > self.context:
             remedy = "shorten the prompt"
             if size < self.context:
                 remedy += f" or set max_tokens to at most {self.context - size}"
@@ -181,13 +201,22 @@ class Engine:
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
         """Read prompts of any lengths into an empty cache; logits `[batch, vocab]` of what follows each."""
+        tokens, positions = self._padded(prompts)
+        if self.encodes:
+            assert isinstance(self.model, EncoderDecoder)
+            cache.memory = self.model.encode(tokens, positions)
+            return self.decode([self.config.decoder_start] * len(prompts), cache)
+        return self._last_logits(tokens, positions, cache)
+
+    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Tokens and positions `[batch, time]`, padded on the left: the last tokens stand in one column."""
         longest = max(map(len, prompts))
         tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
         positions = torch.full((len(prompts), longest), -1)
-        for row, prompt in enumerate(prompts):  # padded on the left: every row's last token is in one column
+        for row, prompt in enumerate(prompts):
             tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
             positions[row, longest - len(prompt) :] = torch.arange(len(prompt))
-        return self._last_logits(tokens.to(self.device), positions.to(self.device), cache)
+        return tokens.to(self.device), positions.to(self.device)
 
     @torch.inference_mode()
     def decode(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
@@ -206,6 +235,8 @@ class Engine:
         Raises:
             PromptError: a row that is empty, has an unknown id, or is longer than the context.
         """
+        if self.encodes:
+            raise ModelError("an encoder-decoder gives no probability to a text without its source")
         nothing = SamplingParams(max_tokens=0)
         for row in rows:
             self.check(row, nothing)
@@ -229,12 +260,14 @@ class Engine:
     def _stream(self, prompts: list[list[int]], params: SamplingParams) -> Generator[list[Delta], None, None]:
         each = [prompt for prompt in prompts for _ in range(params.n)]
         most = self.context if params.max_tokens is None else params.max_tokens
-        rooms = [min(most, self.context - len(prompt)) for prompt in each]
+        taken = [0 if self.encodes else len(prompt) for prompt in each]
+        rooms = [min(most, self.context - count) for count in taken]
         if not any(rooms):  # `check` leaves room for one token where any is wanted
             yield [Delta(index, "", [], "length") for index in range(len(each))]
             return
         stop_ids = frozenset(() if params.ignore_eos else self.tokenizer.stop_ids)
-        writers = [Writer(self._decoder_after(prompt), params.stop) for prompt in each]
+        before = [[self.config.decoder_start]] * len(each) if self.encodes else each
+        writers = [Writer(self._decoder_after(written), params.stop) for written in before]
         cache = KVCache(len(prompts), capacity=max(map(len, prompts)) + 64, device=self.device)
         logits = self.prefill(prompts, cache)
         if params.n > 1:
@@ -242,7 +275,7 @@ class Engine:
             cache.select(rows)
             logits = logits[rows]
         numbers = [index % params.n for index in range(len(each))]
-        sampler = Sampler(params, each, numbers, self.vocab, self.device)
+        sampler = Sampler(params, before, numbers, self.vocab, self.device)
         alive, made = list(range(len(each))), 0
         while True:
             chosen, reports = self._choose(logits, sampler, params)
@@ -284,7 +317,7 @@ class Engine:
         return decoder
 
     def _last_logits(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
-        hidden = self.model.hidden(tokens, positions=positions, cache=cache)[:, -1]
+        hidden = self.model.hidden(tokens, positions=positions, cache=cache, memory=cache.memory)[:, -1]
         return head(self.model, hidden)
 
 

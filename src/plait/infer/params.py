@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from plait.config import Config
 
 RECOMMENDED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+LEARNED = "trained_on"  # our field of generation_config.json
 GREEDY_BELOW = 1e-5  # temperatures this small mean "always the most probable token"
 
 FinishReason = Literal["stop", "length"]
@@ -208,11 +209,8 @@ def recommended(directory: Path) -> dict[str, float]:
 
     Empty where it says nothing, or nothing that can be done.
     """
-    try:
-        given = json.loads((directory / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    asked = given.get("do_sample") if isinstance(given, dict) else None
+    given = _generation_config(directory)
+    asked = given.get("do_sample")
     if asked is False:
         return {"temperature": 0.0}
     fields = {name: given[name] for name in RECOMMENDED if given.get(name) is not None} if asked else {}
@@ -221,3 +219,17 @@ def recommended(directory: Path) -> dict[str, float]:
     except ValidationError:
         return {}
     return fields
+
+
+def learned_from(directory: Path) -> str | None:
+    """What a model was last trained on, text, messages or pairs; None where its directory does not say."""
+    kind = _generation_config(directory).get(LEARNED)
+    return kind if isinstance(kind, str) else None
+
+
+def _generation_config(directory: Path) -> dict[str, Any]:
+    try:
+        given = json.loads((directory / "generation_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return given if isinstance(given, dict) else {}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder
+from plait.nn.encoder_decoder import EncoderDecoder, build
 from plait.nn.initialize import initial
 from plait.nn.moe import MoE
 from plait.parallel.context import context_core
@@ -14,10 +15,11 @@ from plait.parallel.data import like, local, share_out
 from plait.parallel.expert import all_to_all_dispatch
 from plait.parallel.layout import Layout
 from plait.parallel.mesh import Mesh
+from plait.parallel.parameters import EMBEDDING, FROZEN, Parameters
 from plait.parallel.part import Part, stage_model
 from plait.parallel.pieces import Sharding, cut_shape
 from plait.parallel.pipeline import split_layers, stages_of
-from plait.parallel.placed import EMBEDDING, FROZEN, Placed
+from plait.parallel.placed import Placed
 from plait.parallel.sequence import ContextParts
 from plait.parallel.tensor import cut_dimension, cut_model
 
@@ -46,7 +48,7 @@ def apply_layout(
     """
     mesh = mesh or Mesh(layout, device.type)
     with torch.device("meta"):
-        shapes = {name: tuple(parameter.shape) for name, parameter in Decoder(config).named_parameters()}
+        shapes = {name: tuple(parameter.shape) for name, parameter in build(config).named_parameters()}
     shardings = {name: sharding_of(name, config, layout) for name in shapes}
     half = HALF.get(dtype)
     shared = layout.fsdp > 1
@@ -62,42 +64,27 @@ def apply_layout(
         model.tie()
         _exchange(model, config, layout, mesh)
         if compiled:
-            for block in model.layers.values():
+            for block in _layers(model):
                 block.compile()
         part = Part(model, stage, layout.total_stages, None if shared else half)
         if shared:
-            share_out(part, model.layers.values(), mesh.submesh("fsdp"), half=half, keep=layout.pp > 1)
+            share_out(part, _layers(model), mesh.submesh("fsdp"), half=half, keep=layout.pp > 1)
         _materialize(part, device)
         parts.append(part)
     weights = torch.float64 if dtype == "float64" else torch.float32
-    placed = Placed(
-        parts,
-        config,
-        mesh,
-        device,
-        shardings,
-        shapes,
-        ranges,
-        travels_as=half if shared and half else weights,
-    )
-    _initialize(placed, seed)
-    return placed
+    parameters = Parameters(parts, mesh, shapes, shardings, ranges, tied=config.tied)
+    _initialize(parameters, config, seed)
+    return Placed(parts, parameters, config, mesh, device, travels_as=half if shared and half else weights)
 
 
 def place_model(model: Decoder) -> Placed:
     """A whole model as it is, in this process."""
+    parts, mesh, config = [Part(model, 0, 1, None)], Mesh(Layout()), model.config
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    parameter = next(model.parameters())
-    return Placed(
-        [Part(model, 0, 1, None)],
-        model.config,
-        Mesh(Layout()),
-        parameter.device,
-        dict.fromkeys(shapes, Sharding()),
-        shapes,
-        [range(model.config.layers)],
-        travels_as=parameter.dtype,
-    )
+    shardings = dict.fromkeys(shapes, Sharding())
+    parameters = Parameters(parts, mesh, shapes, shardings, [range(config.layers)], tied=config.tied)
+    weight = next(model.parameters())
+    return Placed(parts, parameters, config, mesh, weight.device, travels_as=weight.dtype)
 
 
 def sharding_of(name: str, config: ModelConfig, layout: Layout) -> Sharding:
@@ -108,6 +95,12 @@ def sharding_of(name: str, config: ModelConfig, layout: Layout) -> Sharding:
         ep=0 if stacked and layout.ep > 1 else None,
         fsdp=not name.endswith(FROZEN),
     )
+
+
+def _layers(model: Decoder) -> list[nn.Module]:
+    """In the order in which they compute."""
+    encoder = model.encoder.layers.values() if isinstance(model, EncoderDecoder) else ()
+    return [*encoder, *model.layers.values()]
 
 
 def _cut(model: Decoder, shardings: dict[str, Sharding], mesh: Mesh) -> None:
@@ -157,8 +150,8 @@ def _with_memory(parameter: Tensor, device: torch.device) -> Tensor:
 
 
 @torch.no_grad()
-def _initialize(placed: Placed, seed: int) -> None:
-    for name, parameter in placed.named_parameters():
-        box = placed.pieces[name]
-        source = placed.copies.get(name, name)
-        local(parameter).copy_(initial(placed.config, seed, source, box.shape, box.start, box.size))
+def _initialize(parameters: Parameters, config: ModelConfig, seed: int) -> None:
+    for name, parameter in parameters.named:
+        box = parameters.pieces[name]
+        source = parameters.copies.get(name, name)
+        local(parameter).copy_(initial(config, seed, source, box.shape, box.start, box.size))

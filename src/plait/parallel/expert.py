@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from plait.errors import ConfigError
 from plait.nn.experts import Experts, Pairs
 from plait.parallel.collectives import Group, all_to_all
 
@@ -23,15 +22,9 @@ def all_to_all_dispatch(group: Group, count: int) -> Callable[[Experts, Tensor, 
 
     Args:
         group: the ranks, in the order of their experts.
-        count: experts of all ranks.
-
-    Raises:
-        ConfigError: when the experts do not divide evenly.
+        count: experts of all ranks, which `check_layout` has found to divide evenly.
     """
     ranks = dist.get_world_size(group)
-    if count % ranks:
-        good = [n for n in range(1, count + 1) if count % n == 0]
-        raise ConfigError(f"experts={count} is not divisible by ep={ranks}; use ep from {good}")
     local = count // ranks
 
     def dispatch(experts: Experts, x: Tensor, chosen: Tensor, weights: Tensor) -> Tensor:

@@ -28,7 +28,9 @@ axis of 1 nothing is sent. A step sends so many numbers:
 | pp       | a tied embedding's gradient, first and last stage   | send           | Vw / tp / fsdp         |
 | world    | sums of the loss and loads; square of the norm      | all-reduce     | 4 + E · layers; 1      |
 
-The last stage alone has the head (one of the two beside 4L) and the loss, the first alone the embedding.
+An encoder-decoder sends 6L + 2 for each token of a target, and for each of a source 4L + 2, L counting the
+encoder's layers. The last stage alone has the head (one of the two beside 4L) and the loss, the first alone
+the embedding.
 `fully_shard` pads dimension 0 of each parameter to a multiple of its ranks. fsdp is Rajbhandari et al. 2020
 (stage 3), tp Korthikanti et al. 2022 (section 4.2), the ring Liu et al. 2023, exchange Jacobs et al. 2023.
 """
@@ -58,10 +60,10 @@ from plait.parallel.cost import (
 )
 from plait.parallel.data import BUCKET
 from plait.parallel.layout import AXES, Layout
+from plait.parallel.parameters import EMBEDDING, FROZEN, HEAD
 from plait.parallel.part import stage_model
 from plait.parallel.pieces import Sharding, chunk, cut_shape
 from plait.parallel.pipeline import owner_of, split_layers, stages_of
-from plait.parallel.placed import EMBEDDING, FROZEN, HEAD
 
 INTEGER = 8  # bytes, as of float64
 Sent = tuple[tuple[str, ...], str, int, int]  # axes, operation, calls, bytes of all of them
@@ -78,6 +80,8 @@ class Work:
         dtype: as `plait.parallel.apply.apply_layout` takes it.
         packed: whether batches have segments, as several documents share a row.
         smoothed: whether the loss has label smoothing.
+        places: of pairs, the padded places of sources and of targets in all micro-batches; None: each row
+            has `context` of them.
         pairs: (token, expert) pairs that left this rank and that arrived, summed over layers and
             micro-batches, its own among both; None: all that are chosen, spread evenly.
     """
@@ -88,6 +92,7 @@ class Work:
     dtype: str = "float32"
     packed: bool = False
     smoothed: bool = False
+    places: tuple[int, int] | None = None
     pairs: tuple[int, int] | None = None
 
 
@@ -154,9 +159,7 @@ class _Rank:
             tied = config.tied and layout.pp > 1 and name in (EMBEDDING, HEAD)
             sharding = sharding_of(name, config, layout)
             shape = cut_shape(parameter.shape, sharding, {"ep": layout.ep, "tp": layout.tp}, self.at)
-            yield _Parameter(
-                shape, sharding, name.split(".")[1] if name.startswith("layers.") else None, tied
-            )
+            yield _Parameter(shape, sharding, _block_of(name), tied)
 
     def own(self, parameter: _Parameter) -> int:
         """Numbers of a parameter that fsdp leaves to this rank."""
@@ -178,6 +181,11 @@ class _Rank:
         return self.work.rows * self.work.context // self.layout.cp
 
     @property
+    def places(self) -> int:
+        """The same in all micro-batches; of pairs, those of their targets."""
+        return self.work.places[1] if self.work.places else self.work.microbatches * self.tokens
+
+    @property
     def weight(self) -> int:
         """Bytes of a number of a weight and of its gradient."""
         return 8 if self.work.dtype == "float64" else 4
@@ -196,6 +204,12 @@ class _Rank:
     def wide(self) -> int:
         """Bytes of a number that is at least float32."""
         return max(4, self.product)
+
+
+def _block_of(name: str) -> str | None:
+    """The layer that a parameter belongs to: `3`, or `encoder.3`; None: it lies beside the layers."""
+    before, layers, rest = name.rpartition("layers.")
+    return before + rest.partition(".")[0] if layers else None
 
 
 def _gradients(rank: _Rank) -> Iterator[Sent]:
@@ -235,17 +249,25 @@ def _shares(rank: _Rank) -> Iterator[Sent]:
 
 def _tensor(rank: _Rank) -> Iterator[Sent]:
     """What is gathered in a forward pass is scattered in the backward pass, and the other way round."""
-    micro, depth = rank.work.microbatches, rank.depth
-    narrow = depth if rank.config.experts else 2 * depth  # outputs of experts are as wide as their inputs
+    config, micro = rank.config, rank.work.microbatches
     ends = (0 in rank.layers) + rank.last
-    for count, size in ((4 * depth + ends - narrow, rank.hidden), (narrow, rank.product)):
-        for operation in (ALL_GATHER, REDUCE_SCATTER):
-            calls = micro * count
-            yield ("tp",), operation, calls, calls * rank.tokens * rank.config.width * size
+    yield from _stack(rank, rank.depth * (3 if config.encoder_layers else 2), ends, rank.places)
+    if config.encoder_layers and rank.work.places:  # its embedding, and what the decoder looks at
+        yield from _stack(rank, 2 * config.encoder_layers, 2, rank.work.places[0])
     if rank.last:
-        sums = micro * (4 if rank.work.smoothed else 3)  # the maximum among them
-        yield ("tp",), ALL_REDUCE, sums, sums * rank.tokens * rank.wide
-        yield ("tp",), ALL_REDUCE, micro, micro * rank.tokens * INTEGER
+        sums = 4 if rank.work.smoothed else 3  # the maximum among them
+        yield ("tp",), ALL_REDUCE, micro * sums, sums * rank.places * rank.wide
+        yield ("tp",), ALL_REDUCE, micro, rank.places * INTEGER
+
+
+def _stack(rank: _Rank, sublayers: int, ends: int, places: int) -> Iterator[Sent]:
+    """Into and out of each attention and feed-forward, and of what lies before and behind them."""
+    # outputs of experts are as wide as their inputs
+    narrow = sublayers // 2 if rank.config.experts else sublayers
+    for count, size in ((2 * sublayers + ends - narrow, rank.hidden), (narrow, rank.product)):
+        for operation in (ALL_GATHER, REDUCE_SCATTER):
+            numbers = count * places * rank.config.width
+            yield ("tp",), operation, rank.work.microbatches * count, numbers * size
 
 
 def _context(rank: _Rank) -> Iterator[Sent]:

@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from plait.config import Config
+from plait.data.config import PAIR_MULTIPLE
 from plait.errors import ConfigError
 from plait.nn.config import ModelConfig
 
@@ -107,6 +108,8 @@ def check_layout(layout: Layout, config: ModelConfig, context: int, rows: int, m
             f"layout.tp={layout.tp} neither divides model.kv_heads={config.kv_heads} nor is a multiple "
             f"of it; use tp from {good}"
         )
+    if config.encoder_layers:
+        _check_pairs(layout)
     _divides("cp", layout.cp, "half of the context", context // 2 if context % 2 == 0 else 1)
     _divides("tp", layout.tp, "the tokens of a cp rank", context // layout.cp)
     if layout.attention == "exchange":
@@ -125,6 +128,17 @@ def check_layout(layout: Layout, config: ModelConfig, context: int, rows: int, m
         )
     if layout.pp > 1:
         _check_microbatches(layout, rows // layout.data_ranks, micro)
+
+
+def _check_pairs(layout: Layout) -> None:
+    """An encoder-decoder runs whole on each data rank, its matrices cut at most."""
+    for axis, what in (("cp", "context"), ("pp", "pipeline"), ("ep", "expert")):
+        if getattr(layout, axis) > 1:
+            raise ConfigError(
+                f"layout.{axis}={getattr(layout, axis)}: an encoder-decoder has no {what} parallelism; "
+                "use dp, fsdp and tp"
+            )
+    _divides("tp", layout.tp, "the length of pairs, a multiple of", PAIR_MULTIPLE)
 
 
 def _check_stages(layout: Layout, config: ModelConfig) -> None:

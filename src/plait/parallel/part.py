@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from plait.data.batch import Batch
 from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder, Head
+from plait.nn.encoder_decoder import EncoderDecoder, build
 from plait.nn.loss import LossSum
 from plait.nn.moe import MoE
 
@@ -47,7 +48,11 @@ class Part(nn.Module):
             experts.held = batch.held
         with self._cast():
             start = batch.tokens if self.first else x
-            return self.model.hidden(start, positions=batch.positions, segments=batch.segments)
+            memory = None
+            if batch.source is not None:
+                assert isinstance(self.model, EncoderDecoder)
+                memory = self.model.encode(batch.source, batch.source_positions)
+            return self.model.hidden(start, positions=batch.positions, segments=batch.segments, memory=memory)
 
     def loss(self, hidden: Tensor, number: int) -> LossSum:
         """The objective on the last stage's hidden states of a micro-batch."""
@@ -62,7 +67,7 @@ class Part(nn.Module):
 
 def stage_model(config: ModelConfig, layers: range, *, first: bool, last: bool) -> Decoder:
     """A decoder without what other stages hold; what it lacks is None, layers keep their global numbers."""
-    model = Decoder(config)
+    model = build(config)
     for number in range(config.layers):
         if number not in layers:
             del model.layers[str(number)]

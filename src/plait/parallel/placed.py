@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,14 +18,12 @@ from plait.parallel.context import zigzag
 from plait.parallel.data import let_go, local, sum_gradients, sync_when
 from plait.parallel.layout import ROWS
 from plait.parallel.mesh import Mesh
+from plait.parallel.parameters import EMBEDDING, HEAD, Parameters
 from plait.parallel.part import Objective, Part
-from plait.parallel.pieces import Piece, Sharding, copies_of, holders, piece
-from plait.parallel.pipeline import Pipeline, add_tied, owner_of
+from plait.parallel.pieces import copies_of
+from plait.parallel.pipeline import Pipeline, add_tied
 
 __all__ = ["Objective", "Placed"]
-Named = list[tuple[str, nn.Parameter]]
-HEAD, EMBEDDING = "lm_head.weight", "embed_tokens.weight"
-FROZEN = "choice_bias"
 
 
 class Placed:
@@ -35,9 +32,7 @@ class Placed:
     Attributes:
         parts: one, or several where a pipeline rank has several stages.
         config: of the whole model.
-        pieces: of every parameter here, which box of the whole it is.
-        layers: those of each pipeline stage.
-        copies: parameters that are copies of others, which count and are saved.
+        parameters: which pieces of them are here, and who holds the others.
         aux_loss: summed auxiliary losses of the last `forward_backward`, over all ranks.
         loads: tokens sent to each expert of each layer in the last step, over all ranks, `[layers, experts]`.
     """
@@ -45,29 +40,19 @@ class Placed:
     def __init__(
         self,
         parts: list[Part],
+        parameters: Parameters,
         config: ModelConfig,
         mesh: Mesh,
         device: torch.device,
-        shardings: Mapping[str, Sharding],
-        shapes: Mapping[str, tuple[int, ...]],
-        layers: Sequence[range],
         *,
         travels_as: torch.dtype,
     ) -> None:
-        self.parts, self.config, self.mesh, self.device = parts, config, mesh, device
-        self.layers = list(layers)
-        self.shardings, self.shapes, self.travels_as = dict(shardings), dict(shapes), travels_as
+        self.parts, self.parameters, self.config = parts, parameters, config
+        self.mesh, self.device, self.travels_as = mesh, device, travels_as
         self.aux_loss = 0.0
         self.loads = torch.zeros(0)
-        layout = mesh.layout
         group = mesh.group("pp")
-        self._pipeline = Pipeline(parts, layout, group, device) if group else None
-        # a tied head whose embedding lies on another stage, or in another part, is a copy of it
-        self.copies = {HEAD: EMBEDDING} if config.tied and layout.pp > 1 else {}
-        self._parameters = [pair for part in parts for pair in part.model.named_parameters()]
-        for copy, name in self.copies.items():
-            self.shapes[copy], self.shardings[copy] = self.shapes[name], self.shardings[name]
-        self.pieces = {name: self.piece(name, mesh.at) for name, _ in self._parameters}
+        self._pipeline = Pipeline(parts, mesh.layout, group, device) if group else None
         self._moe: dict[int, MoE] = {
             number: block.mlp
             for part in parts
@@ -90,6 +75,14 @@ class Placed:
     def leads(self) -> bool:
         """Whether this is the rank that writes and speaks."""
         return self.mesh.rank == 0
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters here by global name, copies of others among them."""
+        yield from self.parameters.named
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """This rank's pieces of the weights by global name; what is a copy here is left out."""
+        return self.parameters.state_dict()
 
     # ---- computing
 
@@ -189,7 +182,7 @@ class Placed:
         alike: dict[tuple[str, ...], list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                sharding = self.shardings[name]
+                sharding = self.parameters.shardings[name]
                 axes = {"dp", "cp"} | ({"ep"} if sharding.ep is None else set())
                 axes |= {"tp"} if sharding.tp is None else set()
                 alike.setdefault(tuple(sorted(axes)), []).append(parameter)
@@ -198,7 +191,7 @@ class Placed:
             if group is not None:
                 sum_gradients(alike[axes], group)
         pipeline = self.mesh.group("pp")
-        if pipeline is not None and self.copies:
+        if pipeline is not None and self.parameters.copies:
             tied = (parameter for name, parameter in self.named_parameters() if name in (EMBEDDING, HEAD))
             add_tied([local(p.grad) for p in tied if p.grad is not None], self.mesh.layout, pipeline)
 
@@ -245,9 +238,9 @@ class Placed:
             grads.append(grad)
             if scale != 1.0:
                 grad /= scale
-            if name not in self.copies:
+            if name not in self.parameters.copies:
                 norms.append(torch.linalg.vector_norm(grad, dtype=wide(grad.dtype)))
-                shares.append(copies_of(self.shardings[name], self.mesh))
+                shares.append(copies_of(self.parameters.shardings[name], self.mesh))
         each = torch.stack(norms).cpu().double() if norms else torch.zeros(0, dtype=torch.float64)
         squares = (each.square() / torch.tensor(shares, dtype=torch.float64)).sum()
         if self.mesh.layout.world > 1:
@@ -258,82 +251,6 @@ class Placed:
             for grad in grads:
                 grad.mul_(factor.to(grad.device, grad.dtype))
         return norm
-
-    # ---- parameters
-
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Parameters here by global name, the `copies` among them."""
-        yield from self._parameters
-
-    def piece(self, name: str, at: dict[str, int]) -> Piece:
-        """The box of a parameter that the rank at a place holds."""
-        return piece(name, self.shapes[name], self.shardings[name], self.mesh, at)
-
-    def trains(self, name: str) -> bool:
-        """Whether a parameter of the model, here or elsewhere, has a gradient."""
-        return not name.endswith(FROZEN)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """This rank's pieces of the weights by global name; what is a copy here is left out."""
-        named = self.named_parameters()
-        return {name: local(parameter.detach()) for name, parameter in named if name not in self.copies}
-
-    @torch.no_grad()
-    def load(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Copy whole weights, one after the other, of which each rank takes its pieces.
-
-        Raises:
-            KeyError: when a parameter is not among them.
-        """
-        here: dict[str, Named] = {}
-        for name, parameter in self.named_parameters():
-            here.setdefault(self.copies.get(name, name), []).append((name, parameter))
-        for name, whole in weights:
-            for own, parameter in here.pop(name, []):
-                local(parameter).copy_(self.pieces[own].of(whole))
-        if here:
-            raise KeyError(f"no weights for {sorted(here)}")
-
-    def on_whole(self, name: str, mine: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """This rank's piece of `function` of a whole matrix, or stack of whole matrices, cut as a parameter.
-
-        The pieces along fsdp and tp are brought together; where only a stack is cut, each rank works alone.
-        """
-        sharding, sizes = self.shardings[name], self.mesh.sizes
-        stack = len(self.shapes[name]) > 2
-        group = self.mesh.group("fsdp", "tp")
-        if group is None or (stack and (sharding.tp is None or sizes["tp"] == 1)):
-            return function(mine) if mine.numel() else mine
-        places = [
-            self.mesh.at | {"fsdp": fsdp, "tp": tp}
-            for fsdp in range(sizes["fsdp"])
-            for tp in range(sizes["tp"])
-        ]
-        boxes = [self.piece(name, place) for place in places]
-        flat = mine.new_zeros(max(math.prod(box.size) for box in boxes))
-        flat[: mine.numel()] = mine.flatten()
-        gathered = [torch.empty_like(flat) for _ in boxes]
-        dist.all_gather(gathered, flat, group=group)
-        first = [min(box.start[dim] for box in boxes) for dim in range(mine.ndim)]
-        ends = [max(box.start[dim] + box.size[dim] for box in boxes) for dim in range(mine.ndim)]
-        moved = [replace(box, start=tuple(s - f for s, f in zip(box.start, first))) for box in boxes]
-        whole = mine.new_empty([end - start for start, end in zip(first, ends)])
-        for box, numbers in zip(moved, gathered):
-            box.of(whole).copy_(numbers[: math.prod(box.size)].view(box.size))
-        return moved[self.mesh.index("fsdp", "tp")].of(function(whole))
-
-    def stage_of(self, name: str) -> int:
-        """The pipeline stage that holds a parameter."""
-        if name.startswith("layers."):
-            number = int(name.split(".")[1])
-            return next(stage for stage, layers in enumerate(self.layers) if number in layers)
-        return 0 if name.startswith("embed_") else len(self.layers) - 1
-
-    def holders(self, name: str) -> Iterator[tuple[int, Piece]]:
-        """The ranks that together hold a parameter once, with their pieces."""
-        stage_rank = owner_of(self.mesh.layout, self.stage_of(name))
-        for at in holders(self.shardings[name], self.mesh, stage_rank):
-            yield self.mesh.number(at), self.piece(name, at)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:

@@ -19,11 +19,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.nn.attention import Attention, Mask
+from plait.nn.attention import Attention, Mask, Memory
 from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder
+from plait.nn.encoder_decoder import EncoderDecoder
 from plait.nn.loss import IGNORE, LossSum, wide
 from plait.nn.moe import MoE
+from plait.nn.stack import Stack
 from plait.parallel.collectives import Group, all_gather, all_reduce, reduce_scatter
 from plait.parallel.pieces import even
 
@@ -45,25 +47,42 @@ def cut_dimension(name: str, config: ModelConfig, ranks: int) -> int | None:
 
 
 def cut_model(model: Decoder, config: ModelConfig, group: Group) -> None:
-    """Let a decoder (or a stage of one) whose parameters are cut already compute with the others' parts."""
+    """Let a model (or a stage of one) whose parameters are cut already compute with the others' parts."""
     ranks, rank = dist.get_world_size(group), dist.get_rank(group)
-    if model.embed_tokens is not None:
+    _cut_stack(model, config, group)
+    if isinstance(model, EncoderDecoder):
+        _cut_stack(model.encoder, config, group)
+        model.encode = partial(_whole_memory, model.encode, group)  # type: ignore[method-assign]
+    if model.lm_head is not None:
+        first, _ = even(config.vocab, ranks, rank)
+        model.lm_head.register_forward_pre_hook(lambda _, args: (all_gather(args[0], 1, group),))
+        model.lm_head.loss = partial(vocabulary_cross_entropy, first=first, vocab=config.vocab, group=group)
+
+
+def _cut_stack(stack: Stack, config: ModelConfig, group: Group) -> None:
+    ranks, rank = dist.get_world_size(group), dist.get_rank(group)
+    if stack.embed_tokens is not None:
         first, count = even(config.vocab, ranks, rank)
-        model.embed_tokens.forward = partial(_embed, model.embed_tokens, first, count, group)  # type: ignore[method-assign]
-    if model.embed_positions is not None:
-        model.embed_positions.register_forward_pre_hook(lambda _, args: (_own_time(args[0], group),))
-    for _, block in model.blocks():
-        for part in (block.self_attn, block.mlp):
+        stack.embed_tokens.forward = partial(_embed, stack.embed_tokens, first, count, group)  # type: ignore[method-assign]
+    if stack.embed_positions is not None:
+        stack.embed_positions.register_forward_pre_hook(lambda _, args: (_own_time(args[0], group),))
+    for _, block in stack.blocks():
+        for part in filter(None, (block.self_attn, block.cross_attn, block.mlp)):
             part.register_forward_pre_hook(lambda _, args: (all_gather(args[0], 1, group), *args[1:]))
             part.register_forward_hook(lambda _, args, out: reduce_scatter(out, 1, group))  # type: ignore[arg-type]
-        _cut_attention(block.self_attn, config, ranks, rank)
+        for attention in filter(None, (block.self_attn, block.cross_attn)):
+            _cut_attention(attention, config, ranks, rank)
         feed_forward = block.mlp.shared_experts if isinstance(block.mlp, MoE) else block.mlp
         if feed_forward is not None:
             _share_bias(feed_forward.down_proj, ranks)
-    if model.lm_head is not None:
-        first, count = even(config.vocab, ranks, rank)
-        model.lm_head.register_forward_pre_hook(lambda _, args: (all_gather(args[0], 1, group),))
-        model.lm_head.loss = partial(vocabulary_cross_entropy, first=first, vocab=config.vocab, group=group)
+
+
+def _whole_memory(
+    encode: Callable[..., Memory], group: Group, source: Tensor, positions: Tensor | None = None
+) -> Memory:
+    """Gathered once for the cross-attention of all layers."""
+    memory = encode(source, positions)
+    return replace(memory, states=all_gather(memory.states, 1, group))
 
 
 def _own_time(x: Tensor, group: Group) -> Tensor:
@@ -86,7 +105,7 @@ def _cut_attention(attention: Attention, config: ModelConfig, ranks: int, rank: 
         first = rank * config.kv_heads // ranks * config.head_dim
         for linear in (attention.k_proj, attention.v_proj):
             linear.forward = partial(_rows, linear, first, config.head_dim)  # type: ignore[method-assign]
-    if config.position in ("alibi", "t5"):
+    if config.position in ("alibi", "t5"):  # cross-attention has no bias, and so nothing to choose from
         attention.core = partial(_with_own_bias, attention.core, rank * heads, heads)
 
 
@@ -106,7 +125,8 @@ def _with_own_bias(
     **options: float,
 ) -> Tensor:
     whole = mask.bias
-    assert whole is not None
+    if whole is None:
+        return core(query, key, value, mask, **options)
     own = replace(mask, bias=lambda q, k: whole(q, k)[:, first : first + heads])
     return core(query, key, value, own, **options)
 

@@ -35,10 +35,10 @@ def size_of(config: ModelConfig) -> Size:
     """Count parameters without building the model."""
     import torch
 
-    from plait.nn.decoder import Decoder
+    from plait.nn.encoder_decoder import build
 
     with torch.device("meta"):
-        model = Decoder(config)
+        model = build(config)
     shapes = dict(model.named_parameters())
     total = sum(parameter.numel() for parameter in shapes.values())
     active = sum(p.numel() for name, p in shapes.items() if not name.startswith("embed_"))

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from plait import __version__, log
+from plait.config import build
 from plait.errors import ConfigError, InputError, did_you_mean
+from plait.eval.outputs import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature, write_scores
+from plait.infer.params import BeamParams
+from plait.recipes.evaluate_outputs import PLAIN, show_scores
+from plait.tasks import TASKS
 from plait.text.document import Document
 
-TASKS = ("perplexity",)
+PERPLEXITY = "perplexity"
 
 
 def evaluate(
@@ -26,6 +32,9 @@ def evaluate(
     batch: int = 8,
     format: str = "auto",
     fields: Mapping[str, str | int] | None = None,
+    metric: Sequence[str] = (),
+    options: Options = PLAIN,
+    decoding: Mapping[str, Any] | None = None,
     device: str = "cpu",
     dtype: str | None = None,
     as_json: bool = False,
@@ -34,12 +43,15 @@ def evaluate(
 
     Args:
         model: a model, step or run directory.
-        task: what to measure; perplexity so far.
-        data: files, directories or globs of held-out text, read as `plait.text.readers.read` does.
+        task: what to measure: perplexity, or one of `plait.tasks.TASKS`.
+        data: files, directories or globs of what it has not seen, read as `plait.text.readers.read` does; two
+            plain files for a task are aligned lines, sources and targets.
         limit: only the first documents.
         context, stride: window and step over long documents; None: the model's context, and half of it.
-        batch: windows computed together; changes the speed, not the result.
+        batch: windows or questions computed together; changes the speed, not the result.
         format, fields: how to read the data, as in `plait.text.readers.read`.
+        metric, options: of a task, where they are not its own; see `plait.eval.outputs`.
+        decoding: fields of `BeamParams` that differ from the task's own.
         as_json: print the content of `scores.json` in place of a table.
 
     Returns:
@@ -51,28 +63,44 @@ def evaluate(
         ModelError: the model cannot be loaded.
     """
     names = [task] if isinstance(task, str) else list(task)
+    known = (PERPLEXITY, *TASKS)
     for name in names:
-        if name not in TASKS:
-            raise ConfigError(f"task {name!r} is unknown{did_you_mean(name, TASKS)}; use {', '.join(TASKS)}")
+        if name not in known:
+            raise ConfigError(f"task {name!r} is unknown{did_you_mean(name, known)}; use {', '.join(known)}")
+    if len(names) > 1:
+        raise ConfigError(f"tasks read different data; measure {' and '.join(names)} one after the other")
     if not data:
-        raise InputError("there is nothing to score; name files of held-out text with --data")
+        raise InputError("there is nothing to score; name files that the model has not seen with --data")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit} must be at least 1 document")
     if out is not None:
         check_replaceable(out)
-    documents = list(islice(_with_text(data, format, fields), limit))
-
     from plait.infer.engine import Engine
 
-    engine = Engine(model, device=device, dtype=dtype)
-    scores = _perplexity(engine, documents, limit, context, stride, batch)
+    if names == [PERPLEXITY]:
+        documents = list(islice(_with_text(data, format, fields), limit))
+        engine = Engine(model, device=device, dtype=dtype)
+        scores = _perplexity(engine, documents, limit, context, stride, batch)
+    else:
+        from plait.recipes.evaluate_task import evaluate_task, read_questions
+        from plait.tasks.task import find_task
+
+        chosen = find_task(names[0])
+        documents = list(islice(read_questions(chosen, data, format, fields), limit))
+        engine = Engine(model, device=device, dtype=dtype)
+        beams = build(BeamParams, chosen.decoding.model_dump() | dict(decoding or {}), source="decoding")
+        scores, _ = evaluate_task(
+            engine, chosen, documents, metrics=metric, options=options, decoding=beams, batch=batch
+        )
     if out is not None:
         write_scores(out, str(model), scores)
         log.say(f"wrote {out}")
     if as_json:
         print(scores_json(str(model), scores), end="")
-    else:
+    elif names == [PERPLEXITY]:
         _show(engine.name, scores)
+    else:
+        show_scores(engine.name, scores)
     return scores
 
 

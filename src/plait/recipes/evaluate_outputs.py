@@ -187,8 +187,7 @@ def _publish(
 
 
 def _show(names: list[str], scores: list[Score], tests: dict[str, Paired]) -> None:
-    rows = [(score.metric, f"{score.value:.2f}", _spread(score.interval), f"{score.n:,}") for score in scores]
-    log.table(Path(names[0]).name, ("metric", "value", "95 % interval", "samples"), rows, stdout=True)
+    show_scores(Path(names[0]).name, scores)
     if tests:
         columns = ("metric", "first", "second", "difference", "95 % interval", "p")
         tested = []
@@ -197,8 +196,14 @@ def _show(names: list[str], scores: list[Score], tests: dict[str, Paired]) -> No
             tested.append((metric, *values, _spread(test.difference_interval), f"{test.p_value:.3f}"))
         title = f"{Path(names[0]).name} (first) and {Path(names[1]).name} (second)"
         log.table(title, columns, tested, stdout=True)
-    for score in scores:
-        log.say(f"{score.metric}: {score.signature}")
+
+
+def show_scores(title: str, scores: list[Score]) -> None:
+    """Print scores as a table, and what they depend on."""
+    rows = [(score.metric, f"{score.value:.2f}", _spread(score.interval), f"{score.n:,}") for score in scores]
+    log.table(title, ("metric", "value", "95 % interval", "samples"), rows, stdout=True)
+    for signature, score in {score.signature: score for score in reversed(scores)}.items():
+        log.say(f"{score.metric}: {signature}")
 
 
 def _spread(interval: tuple[float, float] | None) -> str:

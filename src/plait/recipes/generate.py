@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
-from plait import log
 from plait.config import build
 from plait.errors import ConfigError, InputError, PlaitError
 from plait.infer.params import Completion, SamplingParams
+from plait.recipes.answers_file import Made, read_prompts, write_answers
 from plait.text.document import Document
-from plait.text.sources import STDIN
 
 if TYPE_CHECKING:
     from plait.infer.engine import Engine
-
-LINE_START = b'{"id": '  # of every line that is written
-MADE = ("completion", "finish_reason", "completion_tokens", "choice", "logprobs", "made_with")
 
 
 def generate(
@@ -75,28 +67,6 @@ def generate(
         _terminal(engine, engine.encode(prompt or ""), params, clip)
 
 
-def read_prompts(input: str | Path) -> Iterator[Document]:
-    """One document a prompt: records as they are, plain text line by line.
-
-    Raises:
-        InputError: see `plait.text.readers.read`; also a record without text, which that would skip.
-    """
-    from plait.text.readers import read
-    from plait.text.sources import RECORDS
-
-    if str(input) in ("-", STDIN):
-        records = sys.stdin.buffer.peek(1)[:1] == b"{"  # type: ignore[attr-defined]
-    else:
-        name = Path(input).name.removesuffix(".gz").removesuffix(".zst")
-        records = name.endswith(RECORDS)
-    return read(input, format="auto" if records else "lines", on_skip=_refuse)
-
-
-def _refuse(where: str, reason: str) -> None:
-    # answers stand in the order of the prompts: none may be passed over
-    raise InputError(f"{where}: {reason}; mend or remove this prompt")
-
-
 def _terminal(engine: Engine, prompt: list[int], params: SamplingParams, clip: bool) -> None:
     if params.n == 1:
         for deltas in engine.stream([prompt], params, clip=clip):
@@ -125,88 +95,28 @@ def _file(
             engine.check(prompts[-1], params, clip=clip)
         except PlaitError as error:
             raise InputError(f"{document.id}: {error}") from None
-    heads = [_head(document) for document in documents]
     dtype = str(engine.dtype).removeprefix("torch.")
-    made_with = f"model:{engine.version}|dtype:{dtype}|{params.describe()}"
-    done = 0 if output is None else _finished(Path(output), heads, params.n, made_with)
-    if done:
-        log.say(f"{output} holds {done:,} of {len(heads):,} prompts already")
-    together = max(batch // params.n, 1)
-    with _results(output) as file, log.progress("prompts", len(prompts)) as bar:
-        bar.update(done)
-        for at in range(done, len(prompts), together):
-            some = prompts[at : at + together]
-            for place, completion in enumerate(engine.generate(some, params, clip=clip)):
-                head = heads[at + place // params.n]
-                made = _made(completion, place % params.n if params.n > 1 else None, made_with)
-                file.write(json.dumps(head | made, ensure_ascii=False) + "\n")
-            file.flush()
-            if output is not None:
-                os.fsync(file.fileno())
-            bar.update(at + len(some))
+
+    def make(first: int, last: int) -> list[Made]:
+        made = [_made(done) for done in engine.generate(prompts[first:last], params, clip=clip)]
+        return [made[at : at + params.n] for at in range(0, len(made), params.n)]
+
+    write_answers(
+        output,
+        documents,
+        make,
+        each=params.n,
+        together=max(batch // params.n, 1),
+        made_with=f"model:{engine.version}|dtype:{dtype}|{params.describe()}",
+    )
 
 
-@contextmanager
-def _results(output: str | Path | None) -> Iterator[TextIO]:
-    if output is None:
-        yield sys.stdout
-        return
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    with Path(output).open("a", encoding="utf-8", newline="\n") as file:
-        yield file
-
-
-def _head(document: Document) -> dict[str, Any]:
-    """What identifies a prompt in the output: everything its line held."""
-    text = {"prompt": document.text} if document.text and "prompt" not in document.record else {}
-    head = {"id": document.id} | text | document.record
-    return {key: value for key, value in head.items() if key not in MADE}
-
-
-def _made(completion: Completion, choice: int | None, made_with: str) -> dict[str, Any]:
-    made: dict[str, Any] = {} if choice is None else {"choice": choice}
-    made |= {
+def _made(completion: Completion) -> dict[str, Any]:
+    made: dict[str, Any] = {
         "completion": completion.text,
         "finish_reason": completion.finish_reason,
         "completion_tokens": len(completion.tokens),
     }
     if completion.logprobs is not None:
         made["logprobs"] = [{"text": token.text, "logprob": token.logprob} for token in completion.logprobs]
-    return made | {"made_with": made_with}
-
-
-def _finished(path: Path, heads: list[dict[str, Any]], n: int, made_with: str) -> int:
-    """Prompts of which `path` holds all completions; what a killed run left beyond them is cut off.
-
-    Raises:
-        InputError: the file was made from other prompts or with other settings.
-    """
-    if not path.exists():
-        return 0
-    data = path.read_bytes()
-    lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
-    other = "; name another --output, or remove it to start again"
-    rest = data[data.rfind(b"\n") + 1 :]
-    if rest and not rest.startswith(LINE_START[: len(rest)]):
-        raise InputError(f"{path}:{len(lines) + 1} is not a line that plait wrote{other}")
-    if len(lines) > len(heads) * n:
-        raise InputError(f"{path} holds {len(lines):,} lines for {len(heads) * n:,} completions{other}")
-    for number, line in enumerate(lines):
-        try:
-            made = json.loads(line)
-            same = all(made.get(key) == value for key, value in _plain(heads[number // n]).items())
-        except (ValueError, AttributeError):
-            raise InputError(f"{path}:{number + 1} is not a line that plait wrote{other}") from None
-        if not same:
-            raise InputError(f"{path}:{number + 1} is the completion of another prompt{other}")
-        if made.get("made_with") != made_with:
-            raise InputError(
-                f"{path}:{number + 1} was made with {made.get('made_with')}, not {made_with}{other}"
-            )
-    done = len(lines) // n
-    os.truncate(path, sum(map(len, lines[: done * n])))
-    return done
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(value))
+    return made

@@ -91,7 +91,9 @@ def begin(run_dir: Path, recipe: Recipe) -> Plan:
         tokenizer, config = start(run_dir, recipe.model_copy(update={"data": data_config}))
         context = row_context(recipe, config)
         check_rows(recipe, config, context)
-        data = prepare_data(data_config, tokenizer, run_dir / "data", context, recipe.seed)
+        data = prepare_data(
+            data_config, tokenizer, run_dir / "data", context, recipe.seed, start_id=config.start_id
+        )
     recipe, _, reasons = settle(recipe, config, context, planned_tokens(recipe, data, context))
     for choice, reason in reasons.items():
         say(f"{choice}: {getattr(recipe.train, choice)} ({reason})")
@@ -172,11 +174,29 @@ def reopen_data(run_dir: Path, recipe: Recipe, tokenizer: Tokenizer, config: Mod
     if directory.exists():
         return open_data(directory, tokenizer)
     say(f"{directory} is gone: encoding the data again")
-    return prepare_data(recipe.data, tokenizer, directory, row_context(recipe, config), recipe.seed)
+    context = row_context(recipe, config)
+    return prepare_data(recipe.data, tokenizer, directory, context, recipe.seed, start_id=config.start_id)
 
 
 def start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig]:
-    """Tokenizer and model configuration: made here, or those of the model that the recipe starts from."""
+    """Tokenizer and model configuration: made here, or those of the model that the recipe starts from.
+
+    Raises:
+        ConfigError: data of a kind that the model cannot learn from.
+    """
+    tokenizer, config = _start(run_dir, recipe)
+    if not config.encoder_layers:
+        return tokenizer, config
+    if recipe.data.kind != "pairs":
+        raise ConfigError(
+            f"an encoder-decoder learns from pairs, not from data.{recipe.data.kind}; give data.pairs, or "
+            "set model.encoder_layers=0"
+        )
+    begins = config.decoder_start if config.decoder_start >= 0 else tokenizer.pad_id
+    return tokenizer, config.model_copy(update={"decoder_start": begins or 0})
+
+
+def _start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig]:
     if isinstance(recipe.model, FromModel):
         if "tokenizer" in recipe.model_fields_set:
             raise ConfigError("model.from brings its tokenizer; take the key `tokenizer` out of the recipe")
@@ -227,10 +247,11 @@ def row_context(recipe: Recipe, config: ModelConfig) -> int:
 
 def planned_tokens(recipe: Recipe, data: EncodedData, context: int) -> int | None:
     """Tokens the whole run will see; None where the clock decides."""
-    train = recipe.train
+    train, rows = recipe.train, sum(source.rows.count for source in data.train)
+    if data.paired:
+        context = sum(source.rows.places for source in data.train) // rows
     if train.steps is not None:
         return train.steps * batch_rows(recipe, context) * context
-    rows = sum(source.rows.count for source in data.train)
     return round(train.epochs * rows * context) if train.epochs is not None else None
 
 

@@ -9,7 +9,7 @@ from typing import get_args
 from plait.config import build_part, parse_overrides
 from plait.errors import ConfigError
 from plait.parallel.layout import AXES, Layout, Schedule, check_layout, every_layout
-from plait.recipes.prove import Problem
+from plait.recipes.proof import Problem
 
 MOST_RANKS = 64
 SCHEDULES: tuple[str, ...] = get_args(Schedule)

@@ -12,6 +12,7 @@ from pathlib import Path
 import plait
 from plait.files import write_text
 from plait.log import duration, say
+from plait.recipes.proof import GRADIENTS, WEIGHTS
 from plait.recipes.proof_report import (
     COSTS,
     INFORMATION,
@@ -27,7 +28,6 @@ from plait.recipes.proof_report import (
     steps_of,
     summary,
 )
-from plait.recipes.prove import GRADIENTS, WEIGHTS
 
 WIDTH, LEFT, RIGHT, ROW, TOP = 1000, 300, 20, 18, 34
 LOWEST, HIGHEST = -18, 2  # powers of ten; what is less is drawn at the left edge

@@ -23,7 +23,7 @@ from plait.parallel.health import claim_error, is_communication_error
 from plait.parallel.launch import USER_ERROR
 from plait.parallel.layout import Layout
 from plait.parallel.mesh import Mesh
-from plait.recipes.prove import Problem, Trace, compare, run
+from plait.recipes.proof import Problem, Trace, compare, run
 from plait.recipes.ranks import Ranks, join
 from plait.recipes.step_cost import StepCost
 

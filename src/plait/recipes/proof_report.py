@@ -15,7 +15,7 @@ import plait
 from plait.files import write_text
 from plait.log import bytes_text, duration, say
 from plait.parallel.layout import Layout
-from plait.recipes.prove import GRADIENTS, WEIGHTS, Problem, Proof
+from plait.recipes.proof import GRADIENTS, WEIGHTS, Problem, Proof
 
 WHY = (
     f"tolerance: {GRADIENTS:.0e} for the gradients of step 1, which are float64 sums in another order; "

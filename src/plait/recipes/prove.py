@@ -1,282 +1,214 @@
-"""What `plait prove` compares: the same training in one process and under a layout, element by element."""
+"""`plait prove`: a recipe → one process → the same steps under layouts, in ranks started here → a verdict."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import monotonic
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
-from plait.checkpoint.tensors import open_tensors, write_tensors
-from plait.config import Config
-from plait.data.loader import Loader
-from plait.data.prepare import open_data
+from plait import hardware
+from plait.data.inputs import standard_input_kept
+from plait.data.prepare import prepare_data
+from plait.errors import ConfigError, InputError, TrainingError
+from plait.log import duration, say
 from plait.nn.config import ModelConfig
-from plait.parallel.apply import apply_layout
-from plait.parallel.data import local
-from plait.parallel.layout import Layout, microbatch_counts
-from plait.parallel.mesh import Mesh
-from plait.parallel.placed import Placed
-from plait.recipes.random_rows import RandomRows
+from plait.parallel.launch import POLITE, launch, launched
+from plait.parallel.layout import Layout
+from plait.recipes.choices import batch_rows
+from plait.recipes.plan import start
+from plait.recipes.proof import Problem, Proof, Trace, run
+from plait.recipes.proof_layouts import Asked, check, layouts_of
+from plait.recipes.proof_page import write_page
+from plait.recipes.proof_rank import BEGUN, FAILED, INFORMATION, JOB, RESULTS, Job, in_type, reference_file
+from plait.recipes.proof_report import Outcome, Tried, print_outcome, write_json
+from plait.recipes.recipe import Recipe, flatten, load_recipe
+from plait.recipes.start_ranks import model_of
 from plait.text.tokenizer import Tokenizer
-from plait.train.config import TrainConfig
-from plait.train.loop import TrainState, train
-from plait.train.objectives import objective_of
-from plait.train.optim import Optimizer
+from plait.text.tokenizer_config import TokenizerConfig, smallest_vocab
 
-GRADIENTS = 1e-12  # of the first step: float64 sums in another order; mistakes are a million times larger
-WEIGHTS = 1e-10  # and losses: Adam divides by gradients' size and so makes rounding larger
-Weights = dict[str, Tensor]
+OPEN_STEPS = 1000  # that a schedule spans where epochs or a clock would decide
+PATIENCE = 60.0  # seconds that ranks wait for one another at least
+PROGRAM = (sys.executable, "-m", "plait.recipes.proof_rank")
 
 
-class Problem(Config):
-    """A training to be compared: everything but the layout.
+def prove(
+    name: str,
+    overrides: Sequence[str],
+    asked: Asked,
+    *,
+    json_file: Path | None = None,
+    page: Path | None = None,
+) -> bool:
+    """Prove layouts of a recipe, print what was found, and write it where asked for; whether all hold.
 
-    Attributes:
-        train: `steps` is what the learning rate's schedule spans.
-        context: tokens in a row.
-        rows: of an optimizer step.
-        steps: so many are compared.
-        data: a directory with `tokenizer` and `data`; empty: random tokens.
+    Raises:
+        PlaitError: bad input, before any process is started.
     """
-
-    model: ModelConfig
-    train: TrainConfig
-    context: int
-    rows: int
-    seed: int = 0
-    steps: int = 3
-    data: str = ""
-    attend_across: bool = False
-
-    def loader(self, layout: Layout, rank: int) -> Loader | RandomRows:
-        """The rows of one data rank."""
-        micro, ranks = micro_rows(layout, self.rows), layout.data_ranks
-        if not self.data:
-            return RandomRows(
-                self.model.vocab, self.context, self.rows, micro, seed=self.seed, rank=rank, ranks=ranks
-            )
-        data = open_data(Path(self.data) / "data", Tokenizer.load(Path(self.data) / "tokenizer"))
-        return Loader(
-            data.train, batch_size=self.rows, micro_batch=micro, seed=self.seed, rank=rank, ranks=ranks,
-            attend_across=self.attend_across,
-        )  # fmt: skip
+    for path in filter(None, (json_file, page)):
+        if path.is_dir() or not path.absolute().parent.is_dir():
+            raise InputError(f"{path} cannot be written: name a file in a directory that exists")
+    outcome = prove_recipe(load_recipe(name, overrides), asked, name)
+    print_outcome(outcome)
+    if json_file is not None:
+        write_json(outcome, json_file)
+    if page is not None:
+        write_page(outcome, page)
+    return outcome.holds
 
 
-@dataclass
-class Trace:
-    """What a training left behind: numbers and weights of each step, and the gradients of the first."""
+def prove_recipe(recipe: Recipe, asked: Asked, name: str = "recipe") -> Outcome:
+    """Train a recipe in this process and under each layout, and compare.
 
-    losses: list[float] = field(default_factory=list)
-    norms: list[float] = field(default_factory=list)
-    weights: list[Weights] = field(default_factory=list)
-    gradients: Weights = field(default_factory=dict)
-
-    def save(self, path: Path) -> None:
-        """Write it for other processes."""
-        tensors = {f"gradient/{name}": tensor for name, tensor in self.gradients.items()}
-        for step, weights in enumerate(self.weights):
-            tensors |= {f"{step}/{name}": tensor for name, tensor in weights.items()}
-        tensors["numbers"] = torch.tensor([self.losses, self.norms], dtype=torch.float64)
-        write_tensors(path, tensors)
-
-    @staticmethod
-    def load(path: Path) -> Trace:
-        """One that was saved; its tensors stay on the disk until they are looked at."""
-        trace = Trace()
-        with open_tensors(path.parent, path.stem) as files:
-            trace.losses, trace.norms = files.view("numbers").tolist()
-            trace.weights = [{} for _ in trace.losses]
-            for key in files.file_of:
-                kind, _, name = key.partition("/")
-                if name:
-                    into = trace.gradients if kind == "gradient" else trace.weights[int(kind)]
-                    into[name] = files.view(key)
-        return trace
-
-
-@dataclass(frozen=True)
-class Difference:
-    """The first number that is further from one process's than the tolerance.
-
-    Attributes:
-        name: of the parameter; `loss` or `gradient norm` where every parameter is right.
-        what: what of it, and when.
-        others: how many parameters more differ there.
+    Raises:
+        PlaitError: bad input, before any process is started.
     """
-
-    name: str
-    what: str
-    size: float
-    tolerance: float
-    others: int = 0
-
-    def __str__(self) -> str:
-        more = f" (and {self.others} more)" if self.others else ""
-        return f"{self.name}{more}: {self.what} differs by {self.size:.1e}, tolerance {self.tolerance:.0e}"
-
-
-@dataclass(frozen=True)
-class StepProof:
-    """A step under a layout, and how far it is from the same step in one process.
-
-    Attributes:
-        weights_apart: the largest difference over all elements of all weights.
-    """
-
-    loss: float
-    norm: float
-    loss_apart: float
-    norm_apart: float
-    weights_apart: float
-
-    @property
-    def worst(self) -> float:
-        """The largest of its differences."""
-        return max(self.loss_apart, self.norm_apart, self.weights_apart)
+    if launched():
+        raise ConfigError("prove starts its own ranks on this machine; run it without torchrun or srun")
+    check(asked)
+    began = monotonic()
+    with TemporaryDirectory(prefix="plait-prove-") as place:
+        folder = Path(place)
+        problem = problem_of(recipe, asked, folder)
+        layouts, refused = layouts_of(recipe.layout, problem, asked)
+        changed = changes(recipe, problem)
+        say(f"to prove layouts: {', '.join(changed)}")
+        most = max(layout.world for layout in layouts)
+        threads = max(1, hardware.threads() // most)  # as many as a rank gets
+        alone, seconds = _train_alone(problem, folder, asked.information, threads)
+        say(f"one process: {problem.steps} steps in {duration(seconds)}; now {len(layouts)} layout(s)")
+        # a deadlock ends in this time; ranks share the processors of this machine and take turns
+        patience = max(PATIENCE, 10 * seconds * most)
+        layouts = [layout.model_copy(update={"timeout": patience}) for layout in layouts]
+        tried = _prove_all(problem, layouts, folder, asked.information)
+    return Outcome(name, changed, problem, alone.losses, alone.norms, tried, refused, monotonic() - began)
 
 
-@dataclass(frozen=True)
-class Proof:
-    """The comparison of one layout with one process.
-
-    Attributes:
-        gradients: largest difference of a first gradient, by parameter.
-        first: what differs first, where the proof failed.
-    """
-
-    steps: list[StepProof]
-    gradients: dict[str, float]
-    first: Difference | None
-
-    @property
-    def gradient(self) -> float:
-        """The largest difference of a first gradient."""
-        return max(self.gradients.values())
-
-    @property
-    def holds(self) -> bool:
-        """The verdict."""
-        return self.first is None
-
-    def as_json(self) -> dict[str, Any]:
-        """For other processes."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(made: Mapping[str, Any]) -> Proof:
-        """The inverse of `as_json`."""
-        first = Difference(**made["first"]) if made["first"] else None
-        return Proof([StepProof(**step) for step in made["steps"]], made["gradients"], first)
+# ---- what is trained
 
 
-def micro_rows(layout: Layout, rows: int) -> int:
-    """Rows of a micro-batch: as many of these as the schedule needs, else two, so that sums are tried."""
-    share = rows // layout.data_ranks
-    counts = microbatch_counts(layout, share)
-    return share // next((n for n in counts if n >= 2), counts[-1])
-
-
-def run(
-    problem: Problem,
-    layout: Layout,
-    mesh: Mesh | None = None,
-    watch: Callable[[Placed], None] = lambda placed: None,
-) -> tuple[Placed, Trace]:
-    """Train under a layout; every rank of it calls this. The trace holds this rank's pieces.
-
-    Args:
-        watch: is given the model before it trains.
-    """
-    placed = apply_layout(
-        problem.model, layout, torch.device("cpu"), dtype=problem.train.dtype, seed=problem.seed, mesh=mesh
+def problem_of(recipe: Recipe, asked: Asked, folder: Path) -> Problem:
+    """The recipe's training in float64, without compilation and dropout, on random tokens or on its data."""
+    if asked.data:
+        config, context = _prepare(recipe, folder)
+    else:
+        config, context = model_of(recipe)
+        config = config.model_copy(update={"vocab": config.vocab or _vocabulary(recipe.tokenizer)})
+    train, rows = recipe.train, batch_rows(recipe, context)
+    update = {
+        "dtype": "float64",
+        "compile": False,
+        "steps": max(train.steps or OPEN_STEPS, asked.steps),
+        "epochs": None,
+        "minutes": None,
+        "stop_after": None,
+    }
+    return Problem(
+        model=config.model_copy(update={"dropout": 0.0, "attn_dropout": -1.0}),
+        train=train.model_copy(update=update),
+        context=context,
+        rows=rows,
+        seed=recipe.seed,
+        steps=asked.steps,
+        data=str(folder) if asked.data else "",
+        attend_across=recipe.data.attend_across,
     )
-    watch(placed)
-    trace = Trace()
-    compute = placed.forward_backward
-
-    def watched(*args):
-        loss = compute(*args)
-        if not trace.gradients:
-            trace.gradients = {
-                name: torch.zeros_like(local(p)) if p.grad is None else local(p.grad).clone()
-                for name, p in placed.named_parameters()
-                if p.requires_grad
-            }
-        return loss
-
-    placed.forward_backward = watched  # type: ignore[method-assign]
-    steps = train(
-        placed,
-        problem.loader(layout, placed.data_rank),  # type: ignore[arg-type]
-        objective_of(problem.train),
-        Optimizer(placed.named_parameters(), problem.train, placed.on_whole),
-        problem.train,
-        TrainState(),
-        total_steps=problem.train.steps,
-        seed=problem.seed,
-    )
-    for step in islice(steps, problem.steps):
-        trace.losses.append(step.loss)
-        trace.norms.append(step.grad_norm)
-        trace.weights.append({name: local(p.detach()).clone() for name, p in placed.named_parameters()})
-    return placed, trace
 
 
-def compare(placed: Placed, trace: Trace, reference: Trace) -> Proof:
-    """Compare this rank's pieces with the whole of the reference, and join the ranks' differences."""
-    gradients = _apart(placed, trace.gradients, reference.gradients)
-    weights = [
-        _apart(placed, mine, whole) for mine, whole in zip(trace.weights, reference.weights, strict=True)
-    ]
-    steps = [
-        StepProof(loss, norm, _distance(loss, loss_alone), _distance(norm, norm_alone), max(apart.values()))
-        for loss, norm, loss_alone, norm_alone, apart in zip(
-            trace.losses, trace.norms, reference.losses, reference.norms, weights, strict=True
+def _prepare(recipe: Recipe, folder: Path) -> tuple[ModelConfig, int]:
+    """Tokenizer and encoded data of a recipe, made in `folder`."""
+    _, context = model_of(recipe)
+    with standard_input_kept(recipe.data, folder) as data:
+        tokenizer, config = start(folder, recipe.model_copy(update={"data": data}))
+        (folder / "tokenizer").mkdir(exist_ok=True)
+        tokenizer.save(folder / "tokenizer")
+        prepare_data(data, tokenizer, folder / "data", context, recipe.seed, start_id=config.start_id)
+    return config, context
+
+
+def _vocabulary(tokenizer: TokenizerConfig | str) -> int:
+    """Tokens of a recipe's tokenizer; where its text decides, as many as it has at least."""
+    if isinstance(tokenizer, str):
+        return Tokenizer.load(tokenizer).vocab_size
+    return tokenizer.vocab_size or smallest_vocab(tokenizer.kind) + (tokenizer.merges or 0)
+
+
+def changes(recipe: Recipe, problem: Problem) -> list[str]:
+    """What of a recipe is otherwise in its proof, as overrides."""
+    before, after = (
+        flatten({"train": train.model_dump(mode="json"), "model": model})
+        for train, model in (
+            (recipe.train, model_of(recipe)[0].model_dump(mode="json")),
+            (problem.train, problem.model.model_dump(mode="json")),
         )
-    ]
-    found = _differences(gradients, steps, weights)
-    return Proof(steps, gradients, next(found, None))
+    )
+    found = [f"{key}={json.dumps(value)}" for key, value in after.items() if before.get(key) != value]
+    return [*(word.replace('"', "") for word in found), "random weights" if problem.data else "random tokens"]
 
 
-def _apart(placed: Placed, mine: Weights, whole: Weights) -> dict[str, float]:
-    """The largest difference of each parameter on any rank."""
-    each: dict[str, float] = {}
-    for name, tensor in mine.items():
-        expected = placed.pieces[name].of(whole[placed.copies.get(name, name)])
-        each[name] = (tensor - expected).abs().max().item() if tensor.numel() else 0.0
-    names = list(placed.shapes)
-    worst = torch.tensor([each.get(name, 0.0) for name in names], dtype=torch.float64)
-    worst = worst.nan_to_num(math.inf)
-    if placed.mesh.layout.world > 1:
-        dist.all_reduce(worst, dist.ReduceOp.MAX)
-    return dict(zip(names, worst.tolist()))
+def _train_alone(problem: Problem, folder: Path, information: bool, threads: int) -> tuple[Trace, float]:
+    """Train in this process and leave its traces on file; the float64 one and its seconds."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        began = monotonic()
+        _, trace = run(problem, Layout())
+        seconds = monotonic() - began
+        trace.save(reference_file(folder, "float64"))
+        for dtype in INFORMATION if information else ():
+            run(in_type(problem, dtype), Layout())[1].save(reference_file(folder, dtype))
+    finally:
+        torch.set_num_threads(before)
+    return trace, seconds
 
 
-def _distance(one: float, other: float) -> float:
-    return abs(one - other) if math.isfinite(one - other) else math.inf
+# ---- the ranks
 
 
-def _differences(
-    gradients: Mapping[str, float], steps: list[StepProof], weights: list[dict[str, float]]
-) -> Iterator[Difference]:
-    """What is beyond its tolerance, in the order in which it is computed; of parameters the worst."""
+def _prove_all(problem: Problem, layouts: list[Layout], folder: Path, information: bool) -> list[Tried]:
+    """Start the ranks of each number once, and again for the layouts after one that failed."""
+    tried: list[Tried] = []
+    while left := layouts[len(tried) :]:
+        together = [layout for layout in left if layout.world == left[0].world]
+        job = Job(
+            problem=problem, layouts=tuple(together), done=len(tried), total=len(layouts),
+            information=information,
+        )  # fmt: skip
+        (folder / JOB).write_text(job.model_dump_json(), encoding="utf-8")
+        (folder / RESULTS).write_text("", encoding="utf-8")
+        status = launch([str(folder)], left[0].world, restarts=0, program=PROGRAM)
+        if status in POLITE:
+            raise SystemExit(status)
+        if not (folder / BEGUN).exists():
+            raise TrainingError("the ranks could not start; what they said is above")
+        made = [json.loads(line) for line in (folder / RESULTS).read_text(encoding="utf-8").splitlines()]
+        tried += [_proven(layout, result) for layout, result in zip(together, made)]
+        if len(made) < len(together):
+            tried.append(_failed(together[len(made)], folder))
+    return tried
 
-    def worst(what: str, each: Mapping[str, float], tolerance: float) -> Iterator[Difference]:
-        beyond = [name for name in each if each[name] > tolerance]
-        if beyond:
-            name = max(beyond, key=lambda name: each[name])
-            yield Difference(name, what, each[name], tolerance, len(beyond) - 1)
 
-    for number, (step, apart) in enumerate(zip(steps, weights), 1):
-        if number == 1:
-            yield from worst("the gradient of step 1", gradients, GRADIENTS)
-        yield from worst(f"the weight after step {number}", apart, WEIGHTS)
-        numbers = {"loss": step.loss_apart, "gradient norm": step.norm_apart}
-        yield from worst(f"its value in step {number}", numbers, WEIGHTS)
+def _proven(layout: Layout, result: dict[str, Any]) -> Tried:
+    proof = Proof.from_json(result["proof"])
+    return Tried(
+        layout, proof, seconds=result["seconds"], cost=result["cost"],
+        information=result.get("information", {}),
+    )  # fmt: skip
+
+
+def _failed(layout: Layout, folder: Path) -> Tried:
+    """What ended the ranks of a layout: what one of them raised, rather than who missed it."""
+    stories = []
+    for path in sorted(folder.glob(f"{FAILED}.*")):
+        stories.append(json.loads(path.read_text(encoding="utf-8")) | {"rank": path.suffix[1:]})
+        path.unlink()
+    if not stories:
+        return Tried(layout, None, error="its ranks ended without a word")
+    story = min(stories, key=lambda story: story["lost"])
+    say(f"{layout.name} failed on rank {story['rank']}: {story['error']}")
+    return Tried(layout, None, error=story["error"], traceback=story["traceback"])

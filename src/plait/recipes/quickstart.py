@@ -213,7 +213,7 @@ def _train(run_dir: Path, minutes: float) -> None:
             first_tokens=_tokens(saved) if fresh else saved.get("first_tokens", 0),
         )
         if checkpoint is not None and fresh:
-            stage.placed.load(checkpoint.weights())
+            stage.placed.parameters.load(checkpoint.weights())
             keep_average(stage)
         elif checkpoint is not None:
             restore(stage, checkpoint)

@@ -16,6 +16,7 @@ class RandomRows:
         context: tokens in a row.
         rows: of a step, over all ranks.
         micro_batch: rows of a micro-batch of one rank.
+        start_id: what begins a target, for rows that are pairs; None: they are not.
     """
 
     def __init__(
@@ -28,14 +29,16 @@ class RandomRows:
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
+        start_id: int | None = None,
     ) -> None:
+        self.start_id = start_id
         self.vocab, self.context = vocab, context
         self.rows, self.micro_batch, self.seed = rows, micro_batch, seed
         self.rank, self.ranks = rank, ranks
 
     def batch(self, step: int) -> StepBatch:
         """This rank's micro-batches of a step; step 0 is the first."""
-        whole = self._rows(step)
+        whole = self._rows(step) if self.start_id is None else self._pairs(step, self.start_id)
         share = self.rows // self.ranks
         first = self.rank * share
         starts = range(first, first + share, self.micro_batch)
@@ -68,6 +71,26 @@ class RandomRows:
             held=torch.from_numpy(segments != PADDING),
         )
 
+    def _pairs(self, step: int, start_id: int) -> Batch:
+        rng = np.random.Generator(np.random.Philox(key=self.seed * 1000 + step))
+        shape = self.rows, self.context
+        source, targets = rng.integers(0, self.vocab, shape), rng.integers(0, self.vocab, shape)
+        tokens = np.c_[np.full(self.rows, start_id), targets[:, :-1]]
+        places = np.tile(np.arange(self.context), (self.rows, 1))
+        read, written = (rng.integers(1, self.context + 1, (self.rows, 1)) for _ in range(2))
+        held = places < written
+        return Batch(
+            tokens=torch.from_numpy(tokens),
+            targets=torch.from_numpy(np.where(held, targets, NO_LOSS)),
+            positions=None,
+            segments=None,
+            rows=list(range(self.rows)),
+            sources=["random"] * self.rows,
+            held=torch.from_numpy(held),
+            source=torch.from_numpy(source),
+            source_positions=torch.from_numpy(np.where(places < read, places, PADDING)),
+        )
+
     @staticmethod
     def _take(batch: Batch, first: int, last: int) -> Batch:
         def cut(x: Tensor | None) -> Tensor | None:
@@ -76,4 +99,5 @@ class RandomRows:
         return Batch(
             batch.tokens[first:last], batch.targets[first:last], cut(batch.positions), cut(batch.segments),
             batch.rows[first:last], batch.sources[first:last], held=cut(batch.held),
+            source=cut(batch.source), source_positions=cut(batch.source_positions),
         )  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from plait.errors import ConfigError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.params import SamplingParams
-from plait.nn.decoder import Decoder
+from plait.nn.encoder_decoder import build
 from plait.recipes.saving import whole_model
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def check_samples(stage: Stage) -> None:
         ConfigError: naming the prompt.
     """
     with torch.device("meta"):
-        engine = Engine(Decoder(stage.placed.config), stage.tokenizer)
+        engine = Engine(build(stage.placed.config), stage.tokenizer)
     params = _sampling(stage)
     for prompt in stage.recipe.train.samples:
         try:
@@ -35,6 +35,8 @@ def check_samples(stage: Stage) -> None:
 
 def _sampling(stage: Stage) -> SamplingParams:
     limit = max(1, min(stage.recipe.train.sample_tokens, stage.placed.config.context // 2))
+    if stage.placed.config.encoder_layers:
+        return SamplingParams(max_tokens=limit, temperature=0)
     return SamplingParams(max_tokens=limit, temperature=0.8, top_p=0.95, seed=0)
 
 
@@ -52,6 +54,7 @@ def samples(stage: Stage) -> list[str]:
         assert model is not None
         engine = Engine(model, stage.tokenizer)
         written = engine.generate(prompts, _sampling(stage), clip=True)
-        return json.dumps([prompt + done.text for prompt, done in zip(prompts, written)])
+        between = " → " if engine.encodes else ""
+        return json.dumps([prompt + between + done.text for prompt, done in zip(prompts, written)])
 
     return json.loads(stage.ranks.share(write))  # the others wait for as long as it takes

@@ -16,6 +16,7 @@ from plait.checkpoint.resolve import read_state, step_directories, step_of
 from plait.checkpoint.run import Checkpoint, exact_weights, prune, save_checkpoint
 from plait.checkpoint.snapshot import Entry, Snapshot
 from plait.checkpoint.tensors import Lazy, fetched
+from plait.infer.params import LEARNED
 from plait.nn.decoder import Decoder
 from plait.train.average import mean_of
 from plait.train.loop import TrainState
@@ -56,7 +57,7 @@ def save(stage: Stage, row: dict[str, Any], planned: bool) -> None:
 
 def take_snapshot(stage: Stage) -> Snapshot:
     """Copies of this rank's pieces of weights, averages and optimizer state."""
-    placed, optim = stage.placed, stage.optim
+    parameters, optim = stage.placed.parameters, stage.optim
     entries, pieces = _weights(stage)
     kind = entries[0].dtype
     names = [entry.parameter for entry in entries]
@@ -66,13 +67,13 @@ def take_snapshot(stage: Stage) -> Snapshot:
     for name, slots in optim.state_dict().items():
         pieces |= {f"{OPTIM}{name}/{slot}": tensor for slot, tensor in slots.items()}
     for name in names:
-        if placed.trains(name):
-            slots = optim.slots(name, len(placed.shapes[name]))
+        if parameters.trains(name):
+            slots = optim.slots(name, len(parameters.shapes[name]))
             entries += [
                 Entry(f"{OPTIM}{name}/{slot}", name, torch.float32 if scalar else kind, scalar)
                 for slot, scalar in slots.items()
             ]
-    return Snapshot(placed, entries, pieces, stage.saving_group)
+    return Snapshot(parameters, entries, pieces, stage.saving_group)
 
 
 def whole_model(stage: Stage) -> Decoder | None:
@@ -85,7 +86,7 @@ def whole_model(stage: Stage) -> Decoder | None:
         return placed.model
     stage.background.wait()  # it uses the same group
     entries, pieces = _weights(stage)
-    snapshot = Snapshot(placed, entries, pieces, stage.saving_group)
+    snapshot = Snapshot(placed.parameters, entries, pieces, stage.saving_group)
     if not placed.leads:
         snapshot.offer()
         return None
@@ -98,10 +99,11 @@ def whole_model(stage: Stage) -> Decoder | None:
 
 
 def _weights(stage: Stage) -> tuple[list[Entry], dict[str, torch.Tensor]]:
-    placed = stage.placed
+    parameters = stage.placed.parameters
     kind = torch.float64 if stage.recipe.train.dtype == "float64" else torch.float32
-    entries = [Entry(WEIGHTS + name, name, kind) for name in placed.shapes if name not in placed.copies]
-    return entries, {WEIGHTS + name: tensor for name, tensor in placed.state_dict().items()}
+    saved = [name for name in parameters.shapes if name not in parameters.copies]
+    entries = [Entry(WEIGHTS + name, name, kind) for name in saved]
+    return entries, {WEIGHTS + name: tensor for name, tensor in parameters.state_dict().items()}
 
 
 def _write(
@@ -129,7 +131,7 @@ def _write(
         average=average,
         save_dtype=config.save_dtype,
         card=model_card(stage, row),
-        generation=stage.generation,
+        generation=stage.generation | {LEARNED: stage.recipe.data.kind},
     )
     prune(stage.run_dir, config.keep_last, config.keep_best, also=averaged)
 
@@ -150,21 +152,22 @@ def restore(stage: Stage, checkpoint: Checkpoint) -> None:
     Raises:
         ConfigError: when the data are not those of the checkpoint.
     """
-    saved, placed = checkpoint.state, stage.placed
+    saved, parameters = checkpoint.state, stage.placed.parameters
     stage.loader.check(saved["loader"])
-    placed.load(checkpoint.weights())
+    parameters.load(checkpoint.weights())
     state: dict[str, dict[str, torch.Tensor]] = {}
-    for name, slot, whole in checkpoint.optim():
-        for here in [own for own in placed.pieces if placed.copies.get(own, own) == name]:
-            piece = placed.pieces[here].of(whole) if whole.ndim else whole
-            state.setdefault(here, {})[slot] = piece.clone()
+    by_source = parameters.by_source()
+    for source, slot, whole in checkpoint.optim():
+        for name in by_source.get(source, []):
+            piece = parameters.pieces[name].of(whole) if whole.ndim else whole
+            state.setdefault(name, {})[slot] = piece.clone()
     stage.optim.load_state_dict(state)
     stage.state = TrainState(**saved["train"])
     if stage.recipe.train.ema and checkpoint.has_average:
         stage.average = {
-            name: placed.pieces[name].of(whole).to(placed.device, copy=True)
+            name: parameters.pieces[name].of(whole).to(stage.placed.device, copy=True)
             for name, whole in checkpoint.average()
-            if name in placed.pieces
+            if name in parameters.pieces
         }
     stage.best = saved["best"] if saved["best"] is not None else math.inf
     stage.waited = saved["waited"]
@@ -172,9 +175,9 @@ def restore(stage: Stage, checkpoint: Checkpoint) -> None:
 
 def model_card(stage: Stage, row: dict[str, Any]) -> str:
     """`README.md` of a checkpoint: what it is, what it was trained on, how well it does."""
-    config = stage.placed.config
-    shapes = stage.placed.shapes
-    count = sum(math.prod(shape) for name, shape in shapes.items() if name not in stage.placed.copies)
+    config, parameters = stage.placed.config, stage.placed.parameters
+    shapes = parameters.shapes.items()
+    count = sum(math.prod(shape) for name, shape in shapes if name not in parameters.copies)
     lines = [
         f"# {stage.run_dir.name}",
         "",

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from plait.data.batch import StepBatch
+from plait.data.batch import Batch, StepBatch
 from plait.files import write_text
 from plait.nn.config import ModelConfig
 from plait.nn.experts import DROPPED, Experts
@@ -134,5 +134,12 @@ class StepCost:
             dtype=self.train.dtype,
             packed=packed,
             smoothed=self.train.label_smoothing > 0,
+            places=_places(micros),
             pairs=(self.left, self.arrived) if self.config.experts else None,
         )
+
+
+def _places(micros: list[Batch]) -> tuple[int, int] | None:
+    """Places of sources and of targets, padding among them."""
+    sources = [micro.source.numel() for micro in micros if micro.source is not None]
+    return (sum(sources), sum(micro.tokens.numel() for micro in micros)) if sources else None

@@ -131,7 +131,7 @@ def open_run(run_dir: Path, plan: Plan, ranks: Ranks) -> Stage:
         return stage
     if source is not None:
         with stored_weights(source) as (_, _, weights):
-            stage.placed.load(weights)
+            stage.placed.parameters.load(weights)
         keep_average(stage)
     warn_repeats(stage.loader)
     return stage
@@ -178,14 +178,14 @@ def build_stage(
         data=data,
         placed=placed,
         loader=loader,
-        optim=Optimizer(placed.named_parameters(), settings, placed.on_whole),
+        optim=Optimizer(placed.named_parameters(), settings, placed.parameters.on_whole),
         peak=peak(measure(device=settings.device), settings.dtype) * ranks.size,
         flops_per_token=size_of(config).flops_per_token,
         name=name,
         first_step=first_step,
         first_tokens=first_tokens,
         ranks=ranks,
-        saving_group=saving_group(placed),
+        saving_group=saving_group(placed.mesh),
     )
     check_samples(stage)
     if settings.dtype == "float16":

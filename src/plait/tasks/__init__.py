@@ -1,0 +1,3 @@
+"""The applications, each a short file: how a record becomes a prompt, how an answer is found and scored."""
+
+TASKS = ("translate", "summarize", "answer", "scan", "babi", "dialog-babi")

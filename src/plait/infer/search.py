@@ -1,0 +1,71 @@
+"""Beam search with an engine: prompts in, the best sequences of each out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from plait.infer.beam import beam_search
+from plait.infer.cache import KVCache
+from plait.infer.engine import Engine
+from plait.infer.params import BeamParams, Hypothesis, SamplingParams
+
+BATCH = 32  # prompts searched together
+
+
+def search(
+    engine: Engine,
+    prompts: Sequence[Sequence[int]],
+    params: BeamParams,
+    *,
+    batch: int = BATCH,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[list[Hypothesis]]:
+    """The `params.n` best sequences of each prompt; those of one length are searched together.
+
+    Args:
+        prompts: what the decoder continues, or the sources of an encoder-decoder.
+        batch: prompts at a time; changes the speed, not the result.
+        advance: told how many prompts more are done.
+
+    Raises:
+        PromptError: see `Engine.check`.
+    """
+    nothing = SamplingParams(max_tokens=1)
+    for prompt in prompts:
+        engine.check(prompt, nothing)
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    found: dict[int, list[Hypothesis]] = {}
+    for at in range(0, len(order), batch):
+        numbers = order[at : at + batch]
+        found |= zip(numbers, _search([prompts[number] for number in numbers], engine, params))
+        advance(len(numbers))
+    return [found[number] for number in range(len(prompts))]
+
+
+def text_of(engine: Engine, hypothesis: Hypothesis) -> str:
+    """What a sequence says."""
+    return engine.tokenizer.decode(hypothesis.tokens, skip_special=True)
+
+
+def _search(prompts: list[Sequence[int]], engine: Engine, params: BeamParams) -> list[list[Hypothesis]]:
+    tokenizer, config = engine.tokenizer, engine.config
+    cache = KVCache(len(prompts), capacity=max(map(len, prompts)) + 64, device=engine.device)
+    logits = engine.prefill(prompts, cache)
+
+    def step(rows: list[int], tokens: list[int]) -> Tensor:
+        if rows != list(range(len(cache.positions))):
+            cache.select(rows)
+        return engine.decode(tokens, cache)
+
+    never = {tokenizer.pad_id, config.decoder_start} - {None, *tokenizer.stop_ids}
+    return beam_search(
+        logits,
+        step,
+        params,
+        ends=tokenizer.stop_ids,
+        rooms=[engine.context - (0 if engine.encodes else len(prompt)) for prompt in prompts],
+        prefixes=[[config.decoder_start] if engine.encodes else prompt for prompt in prompts],
+        forbidden=[*(token for token in never if token is not None), *range(engine.vocab, config.vocab)],
+    )

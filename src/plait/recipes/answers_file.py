@@ -1,0 +1,136 @@
+"""A file of answers, one JSON object a line, that a killed run goes on with where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from plait import log
+from plait.errors import InputError
+from plait.text.document import Document
+from plait.text.sources import RECORDS, STDIN
+
+LINE_START = b'{"id": '  # of every line that is written
+MADE = ("completion", "finish_reason", "completion_tokens", "choice", "logprobs", "score", "made_with")
+Made = list[dict[str, Any]]
+
+
+def write_answers(
+    output: str | Path | None,
+    documents: Sequence[Document],
+    make: Callable[[int, int], list[Made]],
+    *,
+    each: int,
+    together: int,
+    made_with: str,
+    what: str = "prompts",
+) -> None:
+    """Answer documents in order, `together` at a time, and write each batch down before the next.
+
+    Args:
+        output: JSON Lines; finished lines of an earlier run are kept. None: standard output.
+        make: gives the answers of the documents from one number to another, `each` of them.
+        made_with: model and settings; lines that were made with others are refused.
+
+    Raises:
+        InputError: `output` was made from other documents or with other settings.
+    """
+    heads = [_head(document) for document in documents]
+    done = 0 if output is None else _finished(Path(output), heads, each, made_with)
+    if done:
+        log.say(f"{output} holds {done:,} of {len(heads):,} {what} already")
+    with _results(output) as file, log.progress(what, len(heads)) as bar:
+        bar.update(done)
+        for at in range(done, len(heads), together):
+            to = min(at + together, len(heads))
+            for head, answers in zip(heads[at:to], make(at, to)):
+                for number, answer in enumerate(answers):
+                    choice = {"choice": number} if each > 1 else {}
+                    row = head | choice | answer | {"made_with": made_with}
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            if output is not None:
+                os.fsync(file.fileno())
+            bar.update(to)
+
+
+def read_prompts(input: str | Path) -> Iterator[Document]:
+    """One document a prompt: records as they are, plain text line by line.
+
+    Raises:
+        InputError: see `plait.text.readers.read`; also a record without text, which that would skip.
+    """
+    from plait.text.readers import read
+
+    return read(input, format="auto" if holds_records(input) else "lines", on_skip=_refuse)
+
+
+def holds_records(input: str | Path) -> bool:
+    """Whether a file is read as records, by its name; standard input by how it begins."""
+    if str(input) in ("-", STDIN):
+        return sys.stdin.buffer.peek(1)[:1] == b"{"  # type: ignore[attr-defined]
+    return Path(input).name.removesuffix(".gz").removesuffix(".zst").endswith(RECORDS)
+
+
+def _refuse(where: str, reason: str) -> None:
+    # answers stand in the order of the prompts: none may be passed over
+    raise InputError(f"{where}: {reason}; mend or remove this prompt")
+
+
+@contextmanager
+def _results(output: str | Path | None) -> Iterator[TextIO]:
+    if output is None:
+        yield sys.stdout
+        return
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    with Path(output).open("a", encoding="utf-8", newline="\n") as file:
+        yield file
+
+
+def _head(document: Document) -> dict[str, Any]:
+    """What identifies a prompt in the output: everything its line held."""
+    text = {"prompt": document.text} if document.text and "prompt" not in document.record else {}
+    head = {"id": document.id} | text | document.record
+    return {key: value for key, value in head.items() if key not in MADE}
+
+
+def _finished(path: Path, heads: list[dict[str, Any]], n: int, made_with: str) -> int:
+    """Prompts of which `path` holds all completions; what a killed run left beyond them is cut off.
+
+    Raises:
+        InputError: the file was made from other prompts or with other settings.
+    """
+    if not path.exists():
+        return 0
+    data = path.read_bytes()
+    lines = data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+    other = "; name another --output, or remove it to start again"
+    rest = data[data.rfind(b"\n") + 1 :]
+    if rest and not rest.startswith(LINE_START[: len(rest)]):
+        raise InputError(f"{path}:{len(lines) + 1} is not a line that plait wrote{other}")
+    if len(lines) > len(heads) * n:
+        raise InputError(f"{path} holds {len(lines):,} lines for {len(heads) * n:,} completions{other}")
+    for number, line in enumerate(lines):
+        try:
+            made = json.loads(line)
+            same = all(made.get(key) == value for key, value in _plain(heads[number // n]).items())
+        except (ValueError, AttributeError):
+            raise InputError(f"{path}:{number + 1} is not a line that plait wrote{other}") from None
+        if not same:
+            raise InputError(f"{path}:{number + 1} is the completion of another prompt{other}")
+        if made.get("made_with") != made_with:
+            raise InputError(
+                f"{path}:{number + 1} was made with {made.get('made_with')}, not {made_with}{other}"
+            )
+    done = len(lines) // n
+    os.truncate(path, sum(map(len, lines[: done * n])))
+    return done
+
+
+def _plain(value: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(value))

@@ -1,0 +1,124 @@
+"""`Task`: an application is how a record becomes a prompt, how the answer is found, and how it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+
+from plait.data.inputs import pair_of
+from plait.errors import ConfigError, InputError, ModelError, PromptError, did_you_mean
+from plait.infer.engine import Engine
+from plait.infer.params import BeamParams, Hypothesis, SamplingParams
+from plait.infer.search import BATCH, search, text_of
+from plait.tasks import TASKS
+from plait.text.document import Document
+
+
+@dataclass(frozen=True)
+class Task:
+    """An application.
+
+    Attributes:
+        decoding: how its answers are found, unless asked otherwise.
+        metrics: names as `plait evaluate --metric` has them.
+        source: what of a record the model reads.
+        references: what of a record are right answers.
+        format: how its files are read, unless asked otherwise.
+        questions: the records of a file as questions, one each.
+        group: what a record's score is shown by, too; None: nothing.
+    """
+
+    name: str
+    decoding: BeamParams
+    metrics: tuple[str, ...]
+    source: Callable[[Document], str]
+    references: Callable[[Document], list[str]]
+    format: str = "auto"
+    questions: Callable[[Iterable[Document]], Iterator[Document]] = iter
+    group: Callable[[Document], str | None] = lambda document: None
+
+
+def source_of(document: Document) -> str:
+    """What a pair's target is written for, or a text as it is.
+
+    Raises:
+        InputError: a record with neither.
+    """
+    record = document.record
+    pair = pair_of(document)
+    text = pair[0] if pair else document.text or record.get("source") or record.get("prompt")
+    if not text:
+        found = ", ".join(record) or "nothing"
+        raise InputError(f"{document.id} holds {found}; a source or text is needed")
+    return text
+
+
+def target_of(document: Document) -> list[str]:
+    """The one right answer of a pair.
+
+    Raises:
+        InputError: a record without one.
+    """
+    pair = pair_of(document)
+    if pair is None:
+        found = ", ".join([*(["text"] if document.text else []), *document.record]) or "nothing"
+        raise InputError(f"{document.id} holds {found}; a source and a target are needed to score it")
+    return [pair[1]]
+
+
+def prompt_of(engine: Engine, task: Task, document: Document) -> list[int]:
+    """A record as the model reads it: a source, or what a user says in a conversation.
+
+    Raises:
+        ModelError: a model that has learned neither.
+    """
+    if engine.encodes:
+        return engine.encode(task.source(document))
+    if engine.learned == "text" or not engine.tokenizer.chat_template:
+        raise ModelError(
+            f"{engine.name} is a decoder that continues text; `{task.name}` needs a model trained on "
+            "pairs or on conversations"
+        )
+    turns = document.record.get("messages") or [{"role": "user", "content": task.source(document)}]
+    return engine.tokenizer.encode_chat(turns, add_generation_prompt=True)[0]
+
+
+def check(engine: Engine, task: Task, documents: Sequence[Document]) -> list[list[int]]:
+    """The prompts of all records, before any is answered: a mistake in the last costs no hours.
+
+    Raises:
+        PromptError: a record that does not fit the model's context, by its id.
+    """
+    prompts = []
+    for document in documents:
+        try:
+            prompts.append(prompt_of(engine, task, document))
+            engine.check(prompts[-1], SamplingParams(max_tokens=1))
+        except PromptError as error:
+            raise PromptError(f"{document.id}: {error}") from None
+    return prompts
+
+
+def answer(
+    engine: Engine,
+    prompts: Sequence[list[int]],
+    decoding: BeamParams,
+    *,
+    batch: int = BATCH,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[list[tuple[str, Hypothesis]]]:
+    """The best answers to each prompt of `check`, with how they were found."""
+    found = search(engine, prompts, decoding, batch=batch, advance=advance)
+    return [[(text_of(engine, one), one) for one in hypotheses] for hypotheses in found]
+
+
+def find_task(name: str) -> Task:
+    """A task by its name.
+
+    Raises:
+        ConfigError: there is none of that name.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"task {name!r} is unknown{did_you_mean(name, TASKS)}; use {', '.join(TASKS)}")
+    return import_module(f"plait.tasks.{name.replace('-', '_')}").TASK
