@@ -22,8 +22,8 @@ def test_a_mixture_keeps_names_and_weights():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "exactly one of text and messages, found neither"),
-        ({"text": "a", "messages": "b"}, "exactly one of text and messages, found text and messages"),
+        ({}, "exactly one of text, messages and pairs, found none"),
+        ({"text": "a", "messages": "b"}, "exactly one of text, messages and pairs, found text and messages"),
         ({"text": []}, "text: is empty"),
         ({"text": "a", "validation": 1.5}, "validation=1.5 must be at least 0 and below 1"),
         ({"text": {"../x": {"path": "a"}}}, "the source name '../x' may hold letters"),

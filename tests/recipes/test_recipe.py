@@ -84,7 +84,7 @@ def test_problems_name_the_file_and_the_part(tmp_path):
         ({"layout": {"pp": 2, "schedule": "zbv", "stages": 3}}, "schedule=zbv has 2 stage"),
         (
             {"data": {"messages": "b.jsonl"}},
-            "needs exactly one of text and messages, found text and messages",
+            "needs exactly one of text, messages and pairs, found text and messages",
         ),
     ],
 )

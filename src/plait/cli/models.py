@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 
 from plait.cli.app import Beams, Sampling, Where, fields_of
 from plait.errors import ConfigError
-from plait.eval.outputs import Options
+from plait.eval.options import Options
 
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 

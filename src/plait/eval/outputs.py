@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from plait.errors import ConfigError, did_you_mean
@@ -11,6 +11,7 @@ from plait.eval import answers, labels, summary, translation
 from plait.eval.bootstrap import Statistics
 from plait.eval.inputs import References, Texts
 from plait.eval.means import mean_statistics
+from plait.eval.options import Options
 from plait.eval.scores import Score
 
 PARTS = {"rouge": summary.KINDS, "cmrc": ("cmrc_em", "cmrc_f1")}
@@ -24,16 +25,6 @@ USED_BY = {
     "lowercase": ("bleu", "chrf"),
     "stem": ("rouge",),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What changes a score; see `plait.eval.translation.bleu` and `plait.eval.summary.rouge`."""
-
-    lang: str | None = None
-    tokenize: str | None = None
-    lowercase: bool = False
-    stem: bool = False
 
 
 def expand(metrics: Sequence[str], options: Options) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 from plait import __version__, log
 from plait.config import build
 from plait.errors import ConfigError, InputError, did_you_mean
-from plait.eval.outputs import Options
+from plait.eval.options import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature, write_scores
 from plait.infer.params import BeamParams
 from plait.recipes.evaluate_outputs import PLAIN, show_scores

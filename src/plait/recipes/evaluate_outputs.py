@@ -12,7 +12,7 @@ from plait.errors import ConfigError, InputError
 from plait.eval import outputs, samples
 from plait.eval.bootstrap import Paired, paired
 from plait.eval.inputs import primary
-from plait.eval.outputs import Options
+from plait.eval.options import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json
 from plait.eval.summary import looks_cjk
 from plait.eval.translation import tokenization

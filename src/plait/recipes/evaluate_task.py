@@ -9,7 +9,7 @@ from pathlib import Path
 from plait import __version__, log
 from plait.errors import InputError
 from plait.eval import outputs
-from plait.eval.outputs import Options
+from plait.eval.options import Options
 from plait.eval.scores import Score, describe_data
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
