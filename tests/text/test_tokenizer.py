@@ -170,7 +170,7 @@ def test_training_again_gives_the_same_tokenizer(trained, kind):
         ({"kind": "char", "vocab_size": 100}, "too small for kind=char, needing 248 tokens"),
         ({"kind": "byte", "vocab_size": 300}, "vocab_size=300 does not fit kind=byte, which always has 261"),
         ({"merges": 10}, "merges=10 counts the merges of style=words; use vocab_size instead"),
-        ({"style": "words"}, "style=words needs exactly one of merges and vocab_size"),
+        ({"style": "words"}, "style=words needs exactly one of merges, merges_file and vocab_size, not none"),
         ({"style": "words", "kind": "char", "merges": 3}, "style=words does not go with kind=char"),
         ({"kind": "wordpiece"}, "kind='wordpiece' is not valid"),
         ({"vocab": 3}, "unknown key 'vocab'; did you mean 'vocab_size'"),

@@ -27,6 +27,7 @@ from plait.parallel.layout import check_layout
 from plait.recipes.choices import batch_rows, settle
 from plait.recipes.recipe import FREE_AT_RESUME, MACHINE_KEYS, FromModel, Recipe, check_resume
 from plait.recipes.run_directory import read_recipe, refuse_existing
+from plait.text.merges import from_merges
 from plait.text.tokenizer import Tokenizer
 from plait.text.train_tokenizer import train as learn_tokenizer
 from plait.train.config import TrainConfig
@@ -182,34 +183,52 @@ def start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig]:
     """Tokenizer and model configuration: made here, or those of the model that the recipe starts from.
 
     Raises:
-        ConfigError: data of a kind that the model cannot learn from.
+        ConfigError: data that the model cannot learn from.
     """
-    tokenizer, config = _start(run_dir, recipe)
-    if not config.encoder_layers:
-        return tokenizer, config
-    if recipe.data.kind != "pairs":
-        raise ConfigError(
-            f"an encoder-decoder learns from pairs, not from data.{recipe.data.kind}; give data.pairs, or "
-            "set model.encoder_layers=0"
-        )
-    begins = config.decoder_start if config.decoder_start >= 0 else tokenizer.pad_id
-    return tokenizer, config.model_copy(update={"decoder_start": begins or 0})
-
-
-def _start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig]:
     if isinstance(recipe.model, FromModel):
         if "tokenizer" in recipe.model_fields_set:
             raise ConfigError("model.from brings its tokenizer; take the key `tokenizer` out of the recipe")
         source = resolve(recipe.model.from_)
         tokenizer = check_model(source)
-        return tokenizer, config_from(recipe.model, source)
-    tokenizer = make_tokenizer(run_dir, recipe)
+        config = config_from(recipe.model, source)
+        check_kind(recipe, config)
+        return tokenizer, with_start(config, tokenizer)
     config = recipe.model
+    check_kind(recipe, config)  # before a tokenizer is learned
+    tokenizer = make_tokenizer(run_dir, recipe)
     if config.vocab and config.vocab < tokenizer.vocab_size:
         raise ConfigError(
             f"model.vocab={config.vocab} is smaller than the tokenizer's {tokenizer.vocab_size}; leave it out"
         )
-    return tokenizer, config.model_copy(update={"vocab": config.vocab or tokenizer.vocab_size})
+    config = config.model_copy(update={"vocab": config.vocab or tokenizer.vocab_size})
+    return tokenizer, with_start(config, tokenizer)
+
+
+def check_kind(recipe: Recipe, config: ModelConfig) -> None:
+    """Refuse data that an encoder-decoder cannot learn from, and a batch it cannot count.
+
+    Raises:
+        ConfigError: with what to give instead.
+    """
+    if not config.encoder_layers:
+        return
+    if recipe.data.kind != "pairs":
+        other = "" if isinstance(recipe.model, FromModel) else ", or set model.encoder_layers=0"
+        raise ConfigError(
+            f"an encoder-decoder learns from pairs, not from data.{recipe.data.kind}; give data.pairs{other}"
+        )
+    if recipe.train.batch_tokens is not None:
+        raise ConfigError(
+            "train.batch_tokens counts rows of one length, and every pair has its own; set train.batch_size, "
+            "the pairs of a step"
+        )
+
+
+def with_start(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
+    """The same, with the padding as what a target begins with, where an encoder-decoder names nothing."""
+    if not config.encoder_layers or config.decoder_start >= 0:
+        return config
+    return config.model_copy(update={"decoder_start": tokenizer.pad_id or 0})
 
 
 def config_from(model: FromModel, source: Path) -> ModelConfig:
@@ -230,7 +249,9 @@ def make_tokenizer(run_dir: Path, recipe: Recipe) -> Tokenizer:
             return tokenizer
     else:
         # from training text only: held-out text unseen, or its bits per byte look better than they are
-        tokenizer = learn_tokenizer(training_texts(recipe.data, recipe.seed), **recipe.tokenizer.model_dump())
+        texts, settings = training_texts(recipe.data, recipe.seed), recipe.tokenizer.model_dump()
+        merges = settings.pop("merges_file")
+        tokenizer = from_merges(merges, texts) if merges else learn_tokenizer(texts, **settings)
     shutil.rmtree(directory, ignore_errors=True)  # of an attempt that never became a run
     directory.mkdir(parents=True)
     tokenizer.save(directory)
@@ -248,11 +269,10 @@ def row_context(recipe: Recipe, config: ModelConfig) -> int:
 def planned_tokens(recipe: Recipe, data: EncodedData, context: int) -> int | None:
     """Tokens the whole run will see; None where the clock decides."""
     train, rows = recipe.train, sum(source.rows.count for source in data.train)
-    if data.paired:
-        context = sum(source.rows.places for source in data.train) // rows
+    each = sum(source.rows.target_tokens for source in data.train) / rows if data.paired else context
     if train.steps is not None:
-        return train.steps * batch_rows(recipe, context) * context
-    return round(train.epochs * rows * context) if train.epochs is not None else None
+        return round(train.steps * batch_rows(recipe, context) * each)
+    return round(train.epochs * rows * each) if train.epochs is not None else None
 
 
 def warn_versions(checkpoint: Checkpoint) -> None:

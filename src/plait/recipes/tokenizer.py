@@ -60,7 +60,7 @@ def train_tokenizer(
         texts = sample.tee(text for document in documents for text in document.strings() if text)
     if merges is None:
         settings = config or TokenizerConfig()
-        tokenizer = train(texts, **settings.model_dump())
+        tokenizer = train(texts, **settings.model_dump(exclude={"merges_file"}))
     else:
         settings = TokenizerConfig(style="words", merges=1)
         tokenizer = from_merges(merges, texts)

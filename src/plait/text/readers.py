@@ -67,7 +67,7 @@ def _documents(inputs, format: str, fields: Fields | None, on_skip: Skip | None,
     sources = find_sources(inputs, tell)
     if fields or format not in ("auto", *TEXT_FORMATS):
         sources = leave_aside(sources, tell)
-    if format == "parallel":
+    if format == "parallel" and not all(source.prepared for source in sources):
         stream = _parallel(sources, tell, on_bytes)
     else:
         stream = chain.from_iterable(_one(source, format, fields, tell, on_bytes) for source in sources)

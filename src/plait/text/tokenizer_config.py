@@ -32,18 +32,22 @@ class TokenizerConfig(Config):
         style: `byte-level` spells any text exactly. `words` (only with `bpe`) splits at spaces and marks the
             end of a word with `</w>` as subword-nmt does: it loses repeated spaces and unknown characters.
         merges: number of merges, in the `words` style instead of `vocab_size`.
+        merges_file: published merges in subword-nmt's format, which is the `words` style; nothing is learned.
     """
 
     kind: Kind = "bpe"
     vocab_size: int | None = None
     style: Style = "byte-level"
     merges: int | None = None
+    merges_file: str | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _default_size(cls, value: Any) -> Any:
         if not isinstance(value, dict) or value.get("vocab_size") is not None:
             return value
+        if value.get("merges_file") is not None:
+            return {"style": "words"} | value
         sized = value.get("kind", "bpe") in ("bpe", "unigram")
         if sized and value.get("style", "byte-level") == "byte-level":
             return value | {"vocab_size": DEFAULT_VOCAB}
@@ -74,8 +78,12 @@ class TokenizerConfig(Config):
             raise ValueError(
                 f"style=words does not go with kind={self.kind}; use kind=bpe or style=byte-level"
             )
-        if (self.merges is None) == (self.vocab_size is None):
-            raise ValueError("style=words needs exactly one of merges and vocab_size")
+        given = [name for name in ("merges", "merges_file", "vocab_size") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(
+                f"style=words needs exactly one of merges, merges_file and vocab_size, not {found}"
+            )
         if self.merges is not None and self.merges < 1:
             raise ValueError(f"merges={self.merges} must be at least 1")
 

@@ -1,0 +1,152 @@
+"""The applications, measured: each row trains a shipped recipe and scores it with `plait evaluate`.
+
+    python benchmarks/applications.py multi30k-en-de [--data ../shared/data] [--runs runs] [train.lr=1e-3 ...]
+    python benchmarks/applications.py --list
+
+A row that was interrupted goes on where it stopped. What it leaves in `benchmarks/results/ROW/`: the two
+commands, the recipe with every choice made, the log, and the scores with their signatures and intervals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+SHARED = HERE.parents[1] / "shared/data"
+RESULTS = HERE / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe, the keys that name its data, and what is scored; `@` stands for the data directory."""
+
+    recipe: str
+    train: tuple[str, ...]
+    task: str
+    data: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    checkpoint: str = ":best"
+
+
+M30K = "@/multi30k/tok/{}.lc.norm.tok.{}.gz"
+TEST = "test_2016_flickr"
+
+
+def captions(source: str, target: str) -> Row:
+    """Multi30k in one direction, in its published preprocessing."""
+
+    def pair(name: str) -> str:
+        return f"[{M30K.format(name, source)}, {M30K.format(name, target)}]"
+
+    return Row(
+        "multi30k-en-de",
+        (
+            f"data.pairs={pair('train')}",
+            f"data.validation={pair('val')}",
+            "tokenizer.merges_file=@/multi30k/revisit-mmt.en-de.bpe10000.code.gz",
+        ),
+        "translate",
+        (M30K.format(TEST, source), M30K.format(TEST, target)),
+        ("--tokenize", "none"),
+        ":average",
+    )
+
+
+def sentences(source: int, target: int, *options: str) -> Row:
+    """Tatoeba in one direction; the columns are English and Chinese."""
+    file = "@/zh-en/tatoeba.clean.{}.tsv.gz"
+    fields = f"source={source}", f"target={target}"
+    return Row(
+        "zh-en",
+        (f"data.pairs={file.format('train')}", f"data.fields={{source: {source}, target: {target}}}"),
+        "translate",
+        (file.format("dev"),),
+        ("--format", "tsv", "--field", *fields, *options),
+        ":average",
+    )
+
+
+def stories(folder: str, *more: str) -> Row:
+    """bAbI, one model for its twenty tasks; the tests that are there."""
+    tests = "@/babi/en/*_test.txt.gz"
+    return Row("babi", (f"data.pairs=@/babi/{folder}/*_train.txt.gz", *more), "babi", (tests,))
+
+
+def dialogue(task: int, merges: int, *more: str) -> Row:
+    """Dialogue bAbI, one model a task."""
+    file = f"@/dialog-babi/dialog-babi-task{task}{{}}.txt.gz"
+    train = f"data.messages={file.format('trn')}", f"tokenizer.merges={merges}", *more
+    return Row("dialog-babi", train, "dialog-babi", (file.format("dev"),))
+
+
+RAW = "@/multi30k/raw/{}.gz"
+SCAN = "@/scan/tasks_{}.txt.gz"
+ROWS = {
+    "multi30k-en-de": captions("en", "de"),
+    "multi30k-de-en": captions("de", "en"),
+    "multi30k-raw": Row(
+        "multi30k-raw",
+        (
+            f"data.pairs=[{RAW.format('train.en')}, {RAW.format('train.de')}]",
+            f"data.validation=[{RAW.format('val.en')}, {RAW.format('val.de')}]",
+        ),
+        "translate",
+        (RAW.format(f"{TEST}.en"), RAW.format(f"{TEST}.de")),
+        ("--tokenize", "13a"),
+        ":average",
+    ),
+    "zh-en": sentences(1, 0, "--lang", "en"),
+    "en-zh": sentences(0, 1, "--lang", "zh"),
+    "babi-1k": stories("en"),
+    "scan-length": Row(
+        "scan", (f"data.pairs={SCAN.format('train_length')}",), "scan", (SCAN.format("test_length"),)
+    ),
+    "dialog-babi-1": dialogue(1, 200),
+    "dialog-babi-2": dialogue(2, 200),
+    "dialog-babi-3": dialogue(3, 1000),
+    "dialog-babi-4": dialogue(4, 1000),
+    "dialog-babi-5": dialogue(5, 1400, "model.context=1024"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("row", nargs="?", choices=ROWS)
+    parser.add_argument("--list", action="store_true", help="the rows")
+    parser.add_argument("--data", type=Path, default=SHARED, help="the directory of the data sets")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")
+    parser.add_argument("overrides", nargs="*", help="keys to change, such as train.lr=1e-3")
+    options = parser.parse_args()
+    if options.list or options.row is None:
+        print("\n".join(ROWS))
+        return
+    measure(options.row, ROWS[options.row], options.data, options.runs, options.overrides)
+
+
+def measure(name: str, row: Row, data: Path, runs: Path, overrides: list[str]) -> None:
+    """Train, score, and keep what makes the figure checkable."""
+    run, results = runs / name, RESULTS / name
+    results.mkdir(parents=True, exist_ok=True)
+    words = [*row.train, *overrides]
+    train = ["train", row.recipe, *words, f"out={run}", "--resume"]
+    score = ["evaluate", f"{run}{row.checkpoint}", "--task", row.task, "--data", *row.data, *row.options]
+    commands = [train, [*score, "--out", str(results / "scores.json")]]
+    written = "".join(f"plait {shlex.join(command)}\n" for command in commands)
+    (results / "commands.txt").write_text(written.replace("@", "$DATA"), encoding="utf-8")
+    for command in commands:
+        here = [word.replace("@", str(data)) for word in command]
+        subprocess.run([sys.executable, "-m", "plait", *here], check=True)
+    for file in ("recipe.yaml", "log.jsonl"):
+        shutil.copy(run / file, results / file)
+
+
+if __name__ == "__main__":
+    main()
