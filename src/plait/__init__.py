@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plait.api import generate, score, train
+    from plait.applications import answer, classify, complete, summarize, translate
     from plait.checkpoint.directory import load, save
     from plait.errors import PlaitError
     from plait.infer.engine import Engine
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    **dict.fromkeys(("translate", "summarize", "answer", "classify", "complete"), "plait.applications"),
     "generate": "plait.api",
     "score": "plait.api",
     "load": "plait.checkpoint.directory",
@@ -52,12 +54,17 @@ __all__ = [
     "SamplingParams",
     "Tokenizer",
     "__version__",
+    "answer",
+    "classify",
+    "complete",
     "generate",
     "initialize",
     "load",
     "save",
     "score",
+    "summarize",
     "train",
+    "translate",
 ]
 
 

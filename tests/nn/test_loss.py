@@ -3,7 +3,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from plait.nn import loss as loss_module
 from plait.nn.loss import IGNORE, LossSum, cross_entropy, kl_divergence
 
 
@@ -105,3 +107,65 @@ def test_kl_divergence_agrees_with_torch(temperature):
     )
     torch.testing.assert_close(kl_divergence(logits, teacher, targets, temperature=temperature), expected)
     assert kl_divergence(teacher, teacher, targets).item() == pytest.approx(0)
+
+
+@pytest.mark.parametrize("numbers", [1, 25, 60, 1 << 18])
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"label_smoothing": 0.2, "z_loss": 0.03}])
+def test_values_and_gradients_are_torchs_however_few_rows_are_worked_on_at_once(
+    monkeypatch, numbers, options
+):
+    monkeypatch.setattr(loss_module, "CPU_NUMBERS", numbers)
+    logits, targets = logits_and_targets()
+    ours, theirs = (logits.clone().requires_grad_() for _ in range(2))
+    loss = cross_entropy(ours, targets, **options)
+    smoothing, z_loss = options.get("label_smoothing", 0.0), options.get("z_loss", 0.0)
+    expected = F.cross_entropy(
+        theirs.flatten(0, 1), targets.flatten(), reduction="sum", label_smoothing=smoothing
+    )
+    expected = expected + z_loss * theirs.logsumexp(-1)[targets != IGNORE].square().sum()
+    torch.testing.assert_close(loss.total, expected, rtol=1e-12, atol=1e-12)
+    (0.37 * loss.total).backward()
+    (0.37 * expected).backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("numbers", [30, 1 << 18])
+def test_the_gradient_of_narrow_logits_is_the_rounded_gradient_of_wide_ones(monkeypatch, numbers):
+    monkeypatch.setattr(loss_module, "CPU_NUMBERS", numbers)
+    logits, targets = logits_and_targets()
+    narrow = logits.bfloat16().requires_grad_()
+    wide = narrow.detach().float().requires_grad_()
+    for leaf in (narrow, wide):
+        cross_entropy(leaf, targets, label_smoothing=0.1, z_loss=0.01).total.backward()
+    assert narrow.grad is not None
+    assert narrow.grad.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.grad, wide.grad.bfloat16(), rtol=0, atol=0)
+
+
+def test_without_targets_the_gradient_is_zero():
+    logits, targets = logits_and_targets()
+    leaf = logits.requires_grad_()
+    cross_entropy(leaf, torch.full_like(targets, IGNORE), label_smoothing=0.1, z_loss=0.1).total.backward()
+    assert leaf.grad is not None
+    assert not leaf.grad.any()
+
+
+class Largest(TorchDispatchMode):
+    """The most numbers that any float32 tensor made meanwhile holds in memory of its own."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for each in made if isinstance(made, tuple) else (made,):
+            if isinstance(each, torch.Tensor) and each.dtype == torch.float32 and not each._is_view():
+                self.numbers = max(self.numbers, each.numel())
+        return made
+
+
+def test_no_wide_copy_of_all_logits_is_made(monkeypatch):
+    monkeypatch.setattr(loss_module, "CPU_NUMBERS", 1 << 10)
+    logits = torch.randn(64, 256).bfloat16().requires_grad_()
+    with Largest() as seen:
+        cross_entropy(logits, torch.arange(64), label_smoothing=0.1, z_loss=0.01).total.backward()
+    assert seen.numbers == 1 << 10

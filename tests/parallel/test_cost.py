@@ -25,7 +25,8 @@ from torch import Tensor
 
 from plait.data.batch import Batch, StepBatch
 from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder, parameter_count
+from plait.nn.decoder import parameter_count
+from plait.nn.encoder_decoder import build
 from plait.nn.experts import DROPPED, Experts
 from plait.parallel import data, formula
 from plait.parallel.apply import apply_layout
@@ -42,6 +43,7 @@ SMALL = {"width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "vocab": 31, "cont
 ODD = {"width": 15, "heads": 3, "kv_heads": 3, "ffn": 25, "position": "learned", "norm": "layer"}
 BIASES = {"qkv_bias": True, "out_bias": True, "mlp_bias": True, "head_bias": True}
 EXPERTS = {"experts": 4, "experts_per_token": 2, "shared_experts": 1, "expert_ffn": 12}
+PAIRS = {"encoder_layers": 3}
 CAPACITY = {"capacity_factor": 1.1, "balance_bias": 0.01}
 
 
@@ -69,8 +71,19 @@ class Case:
             dtype=self.dtype,
             packed=self.packed,
             smoothed=self.smoothing > 0,
+            places=self.places,
             pairs=pairs,
         )
+
+    def lengths(self, number: int) -> tuple[int, int]:
+        """Of the sources and of the targets of a micro-batch."""
+        return (8 * (number + 1), TIME // (number + 1)) if self.config.encoder_layers else (0, TIME)
+
+    @property
+    def places(self) -> tuple[int, int] | None:
+        """Of all sources and all targets of pairs."""
+        sources, targets = zip(*map(self.lengths, range(self.microbatches)))
+        return (ROWS * sum(sources), ROWS * sum(targets)) if self.config.encoder_layers else None
 
 
 def pipeline(schedule: str, model: dict | None = None, *, layers: int = 4, micro: int = 4, **layout) -> Case:
@@ -95,6 +108,12 @@ CASES = {
         "tp, experts": Case({"tp": 2}, EXPERTS),
         "tp, bfloat16": Case({"tp": 2}, dtype="bfloat16"),
         "tp, experts, bfloat16": Case({"tp": 2}, EXPERTS, dtype="bfloat16"),
+        "dp, pairs": Case({"dp": 2}, PAIRS),
+        "fsdp, pairs": Case({"fsdp": 2}, PAIRS | ODD | BIASES | {"shared_embeddings": False, "tied": False}),
+        "fsdp, pairs, bfloat16": Case({"fsdp": 2}, PAIRS | {"position": "t5"}, dtype="bfloat16"),
+        "tp, pairs": Case({"tp": 2}, PAIRS | BIASES | {"position": "sinusoidal", "norm_place": "post"}),
+        "tp, pairs, one key head": Case({"tp": 2}, PAIRS | {"kv_heads": 1, "shared_embeddings": False}),
+        "tp, pairs, bfloat16": Case({"tp": 2}, PAIRS | {"position": "t5"}, dtype="bfloat16", smoothing=0.1),
         "cp, ring": Case({"cp": 2}),
         "cp, ring, bfloat16": Case({"cp": 2}, dtype="bfloat16"),
         "cp, gather": Case({"cp": 2, "attention": "gather"}),
@@ -129,6 +148,7 @@ CASES = {
         "cp·tp, exchange": Case({"cp": 2, "tp": 2, "attention": "exchange"}, BIASES),
         "fsdp·tp": Case({"fsdp": 2, "tp": 2}, {"ffn": 22}),
         "fsdp·tp, bfloat16": Case({"fsdp": 2, "tp": 2}, EXPERTS, dtype="bfloat16"),
+        "fsdp·tp, pairs, bfloat16": Case({"fsdp": 2, "tp": 2}, PAIRS, dtype="bfloat16"),
         "fsdp·cp": Case({"fsdp": 2, "cp": 2}, EXPERTS),
         "dp·ep": Case({"dp": 2, "ep": 2}, EXPERTS),
         "fsdp·ep": Case({"fsdp": 2, "ep": 2}, EXPERTS | CAPACITY),
@@ -155,12 +175,16 @@ def batch_of(case: Case, layout: Layout, rank: int) -> StepBatch:
     if case.packed:
         positions, segments = positions % 5, positions // 5
     micros = []
-    for _ in range(case.microbatches):
-        tokens = torch.randint(0, SMALL["vocab"], (ROWS, TIME + 1), generator=random)
+    for number in range(case.microbatches):
+        read, written = case.lengths(number)
+        tokens = torch.randint(0, SMALL["vocab"], (ROWS, written + 1), generator=random)
         held = torch.ones(ROWS, TIME, dtype=torch.bool) if case.packed else None
         where = (positions, segments) if case.packed else (None, None)
-        micros.append(Batch(tokens[:, :-1], tokens[:, 1:], *where, [0] * ROWS, [""] * ROWS, held=held))
-    return StepBatch(micros, case.microbatches * ROWS * TIME * layout.data_ranks)
+        source = torch.randint(0, SMALL["vocab"], (ROWS, read), generator=random) if read else None
+        micros.append(
+            Batch(tokens[:, :-1], tokens[:, 1:], *where, [0] * ROWS, [""] * ROWS, held=held, source=source)
+        )
+    return StepBatch(micros, layout.data_ranks * sum(micro.target_tokens() for micro in micros))
 
 
 def watch_routes(placed: Placed) -> list[Tensor]:
@@ -298,12 +322,14 @@ def test_what_is_sent_is_what_the_formula_says(measured, ranks, name):
 B, M, T, W, V, L, H, G, D = 2, 3, 32, 64, 128, 4, 8, 4, 8
 LARGER = {"width": W, "layers": L, "heads": H, "kv_heads": G, "vocab": V, "context": T, "ffn": 96}
 E, K = 4, 2
+N = 3  # layers of an encoder
 # fields of a layout, what is sent along which axis, and the table of `plait.parallel.formula` in numbers
 FORMULAS = {
     "dp": ({}, ("dp", "all-reduce"), lambda p, blocks: p),
     "fsdp": ({}, ("fsdp", "all-gather"), lambda p, blocks: M * (blocks // L * (2 * L - 1) + (p - blocks))),
     "fsdp gradients": ({}, ("fsdp", "reduce-scatter"), lambda p, blocks: p),
     "tp": ({}, ("tp", "all-gather"), lambda p, blocks: M * (4 * L + 2) * B * T * W),
+    "tp pairs": ({}, ("tp", "all-gather"), lambda p, blocks: M * (6 * L + 2 + 4 * N + 2) * B * T * W),
     "tp sums": ({}, ("tp", "reduce-scatter"), lambda p, blocks: M * (4 * L + 2) * B * T * W),
     "cp": ({}, ("cp", "send"), lambda p, blocks: M * L * (3 * 2 - 2) * 2 * B * T * G * D // 2),
     "cp gather": (
@@ -325,9 +351,10 @@ FORMULAS = {
 def test_the_table_of_formulas(name):
     more, key, formula_of = FORMULAS[name]
     axis = name.split()[0]
-    experts = {"experts": E, "experts_per_token": K} if axis == "ep" else {}
-    config = ModelConfig(**LARGER | experts)
-    model = Decoder(config)
+    other = {"experts": E, "experts_per_token": K} if axis == "ep" else {}
+    other |= {"encoder_layers": N} if "pairs" in name else {}
+    config = ModelConfig(**LARGER | other)
+    model = build(config)
     whole, blocks = parameter_count(model), parameter_count(model.layers)
     found = expected(config, Layout(**{axis: 2}, **more), Work(rows=B, microbatches=M, context=T))
     sums = 40 if key == ("dp", "all-reduce") else 0  # of the loss and the norm, along the only axis too

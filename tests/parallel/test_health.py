@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,9 +14,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from torch.distributed import DistNetworkError, HashStore, PrefixStore, TCPStore
+from torch.distributed import DistError, DistNetworkError, HashStore, PrefixStore, TCPStore
 
 from plait.errors import ConfigError, TrainingError
+from plait.parallel import health as health_module
 from plait.parallel.health import (
     Health,
     claim_error,
@@ -165,6 +167,30 @@ def test_where_all_hearts_beat_the_line_shows_where_each_is(store):
     assert explain(gloo, store, 30, 0).endswith(" and 22 more")
     for each in ranks:
         each.close()
+
+
+def test_a_store_that_hangs_is_given_up(monkeypatch):
+    monkeypatch.setattr(health_module, "PATIENCE", 0.3)
+    program = "from torch.distributed import TCPStore as S; import time; "
+    program += "print((s := S('127.0.0.1', 0, is_master=True, wait_for_workers=False)).port, flush=True); "
+    with subprocess.Popen(
+        [sys.executable, "-c", program + "time.sleep(60)"], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        try:
+            assert holder.stdout is not None
+            port = int(holder.stdout.readline())
+            client = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
+            assert last_posts(client, 1) == [None]
+            holder.send_signal(signal.SIGSTOP)
+            start = time.monotonic()
+            with pytest.raises(DistError, match=r"the store has not answered in 0\.2 s"):
+                last_posts(client, 1, 0.2)
+            error = RuntimeError("Timed out waiting 3500ms for recv operation to complete")
+            assert explain(error, client, 2, 1) == "rank 0, which holds the store, is gone"
+            assert claim_error(client, 1), "nobody else can speak"
+            assert time.monotonic() - start < 3
+        finally:
+            holder.kill()
 
 
 def test_a_store_that_goes_away_is_named_and_harms_no_thread(monkeypatch):

@@ -97,6 +97,22 @@ def test_experts_that_do_not_divide_are_refused():
         check_layout(Layout(ep=4), config, 32, 16, None)
 
 
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ({"cp": 2}, r"^layout.cp=2: an encoder-decoder has no context parallelism; use dp, fsdp and tp$"),
+        ({"pp": 2, "dp": 2}, r"^layout.pp=2: an encoder-decoder has no pipeline parallelism; use dp, fsdp"),
+        ({"ep": 4, "tp": 2}, r"^layout.ep=4: an encoder-decoder has no expert parallelism; use dp, fsdp"),
+        ({"tp": 16}, r"^layout.tp=16 does not divide what the lengths of pairs are multiples of=8; use tp"),
+    ],
+)
+def test_an_encoder_decoder_is_not_cut_where_it_cannot_be(layout, message):
+    config = CONFIG.model_copy(update={"encoder_layers": 3, "heads": 16})
+    check_layout(Layout(dp=2, fsdp=2, tp=4), config, 32, 16, None)
+    with pytest.raises(ConfigError, match=message):
+        check_layout(Layout(**layout), config, 32, 16, None)
+
+
 @given(st.integers(0, 50), st.integers(1, 9))
 def test_parts_cover_everything_once(size, parts):
     for cut in (even, chunk):

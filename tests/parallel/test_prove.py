@@ -20,8 +20,10 @@ import torch.distributed as dist
 from torch.multiprocessing import start_processes
 
 from plait.nn.config import ModelConfig
+from plait.nn.encoder_decoder import EncoderDecoder
 from plait.nn.moe import Whole
 from plait.parallel import apply, placed, tensor
+from plait.parallel.collectives import all_gather
 from plait.parallel.data import local
 from plait.parallel.layout import Layout, check_layout
 from plait.parallel.mesh import Mesh
@@ -37,6 +39,9 @@ GPT2 = {
     "norm": "layer", "norm_place": "post", "position": "learned", "gated": False, "activation": "gelu",
     "qkv_bias": True, "out_bias": True, "mlp_bias": True, "qk_norm": False,
 }  # fmt: skip
+PAIRS = {"layers": 2, "encoder_layers": 3}
+MARIAN = PAIRS | GPT2 | {"position": "sinusoidal", "activation": "relu", "embed_scale": 32**0.5}
+APART = PAIRS | {"position": "learned", "embed_norm": True, "shared_embeddings": False, "tied": False}
 TRAIN = {"steps": 3, "lr": 1e-2, "clip": 0.5, "warmup": 0, "schedule": "constant", "dtype": "float64"}
 PROBLEMS: dict[str, tuple[dict, dict]] = {
     "dense": ({}, {}),
@@ -48,6 +53,10 @@ PROBLEMS: dict[str, tuple[dict, dict]] = {
     "alibi": ({"position": "alibi"}, {}),
     "untied": ({"tied": False, "head_bias": True}, {}),
     "smoothed": ({}, {"label_smoothing": 0.1, "z_loss": 1e-3}),
+    "marian": (MARIAN, {"label_smoothing": 0.1}),
+    "t5": (PAIRS | {"position": "t5", "attn_scale": 1.0, "qk_norm": False}, {}),
+    "pairs apart": (APART, {}),
+    "pairs, one key head": (PAIRS | {"kv_heads": 1}, {}),
 }
 # the vocabulary of 67 is divided by no number of ranks
 LAYOUTS: dict[int, list[tuple[str, str]]] = {
@@ -61,6 +70,10 @@ LAYOUTS: dict[int, list[tuple[str, str]]] = {
         *(("smoothed", axis) for axis in ("tp", "cp")),
         *(("dense", f"pp schedule={one}") for one in ("gpipe", "interleaved", "zero_bubble", "dualpipev")),
         ("one key head", "tp"),
+        *(("marian", axis) for axis in ("dp", "fsdp", "tp")),
+        *(("t5", axis) for axis in ("fsdp", "tp")),
+        *(("pairs apart", axis) for axis in ("fsdp", "tp")),
+        ("pairs, one key head", "tp"),
     ],
     4: [
         ("dense", "tp=4"),
@@ -71,6 +84,7 @@ LAYOUTS: dict[int, list[tuple[str, str]]] = {
         ("experts", "ep tp"),
         ("muon", "fsdp tp"),
         ("eight layers", "pp=4 schedule=zbv"),
+        ("t5", "fsdp tp"),
     ],
     8: [("dense", "dp tp pp"), ("dense", "cp tp fsdp"), ("experts", "ep fsdp pp")],
 }
@@ -167,6 +181,33 @@ def router_unsummed(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(placed, "sum_gradients", but_routers)
 
 
+def memory_of_a_part(patch: pytest.MonkeyPatch) -> None:
+    """Each rank looks at the part of the source that it has, twice."""
+
+    def own(encode, group, source, positions=None):
+        memory = encode(source, positions)
+        return replace(memory, states=memory.states.repeat(1, dist.get_world_size(group), 1))
+
+    patch.setattr(tensor, "_whole_memory", own)
+
+
+def memory_taught_by_a_part(patch: pytest.MonkeyPatch) -> None:
+    """Each rank looks at all of the source, whose encoder learns from one rank's heads."""
+
+    def gathered(encode, group, source, positions=None):
+        memory = encode(source, positions)
+        parts = list(all_gather(memory.states.detach(), 1, group).chunk(dist.get_world_size(group), 1))
+        parts[dist.get_rank(group)] = memory.states
+        return replace(memory, states=torch.cat(parts, 1))
+
+    patch.setattr(tensor, "_whole_memory", gathered)
+
+
+def padding_read(patch: pytest.MonkeyPatch) -> None:
+    encode = EncoderDecoder.encode
+    patch.setattr(EncoderDecoder, "encode", lambda self, source, positions=None: encode(self, source))
+
+
 def forgetful_step(patch: pytest.MonkeyPatch) -> None:
     """Only what comes after the first step is wrong."""
     right = RandomRows.batch
@@ -187,6 +228,10 @@ MISTAKES: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], str, str, str, s
     "bias of every rank": (whole_bias, "gpt2", "tp", "_proj.bias", GRADIENT),
     "balance of a part": (balance_of_a_part, "experts", "cp", "", GRADIENT),
     "router not summed": (router_unsummed, "experts", "tp", ".mlp.gate.weight", GRADIENT),
+    "memory of a part": (memory_of_a_part, "marian", "tp", "", GRADIENT),
+    "memory taught by a part": (memory_taught_by_a_part, "pairs apart", "tp", "encoder.", GRADIENT),
+    "padding of sources read": (padding_read, "marian", "dp", "", GRADIENT),
+    "own count of pairs": (own_count, "marian", "dp", "", GRADIENT),
     "wrong later": (forgetful_step, "dense", "dp", "", "the weight after step 2"),
 }
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from plait.checkpoint.directory import save
 from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder
+from plait.nn.encoder_decoder import build
 from plait.nn.initialize import initialize
 from plait.text.train_tokenizer import train
 
@@ -22,5 +24,22 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = Decoder(config)
     initialize(model, 0)
     directory = tmp_path_factory.mktemp("models") / "tiny-bytes"
+    save(model, tokenizer, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder-decoder as saved, whose targets end now and then."""
+    tokenizer = train(["x"], kind="byte")
+    config = ModelConfig(
+        vocab=tokenizer.vocab_size, width=16, layers=2, encoder_layers=1, heads=2, context=48, init_std=0.3,
+        decoder_start=tokenizer.pad_id,
+    )  # fmt: skip
+    model = build(config)
+    initialize(model, 0)
+    with torch.no_grad():
+        model.get_parameter("embed_tokens.weight")[tokenizer.eos_id] *= 1.5
+    directory = tmp_path_factory.mktemp("models") / "tiny-pairs"
     save(model, tokenizer, directory)
     return directory

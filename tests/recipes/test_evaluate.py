@@ -59,9 +59,7 @@ def test_json_output_and_limit(tiny_model, held_out, capsys):
 def test_bad_requests_are_one_line(tiny_model, held_out, tmp_path):
     with pytest.raises(ConfigError, match="task 'perplexty' is unknown; did you mean 'perplexity'"):
         evaluate(tiny_model, task="perplexty", data=held_out)
-    with pytest.raises(
-        InputError, match="nothing to score; name files that the model"
-    ):
+    with pytest.raises(InputError, match="nothing to score; name files that the model"):
         evaluate(tiny_model)
     with pytest.raises(ConfigError, match="limit=0 must be at least 1 document"):
         evaluate(tiny_model, data=held_out, limit=0)

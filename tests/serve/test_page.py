@@ -7,41 +7,6 @@ from typing import Any
 
 import pytest
 
-FLAGS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking",
-         "disable-component-update", "disable-sync")  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        arguments = [f"--{flag}" for flag in FLAGS]
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
-    """`open_page(url, width, locale)`; the test fails where the page logs an error or asks elsewhere."""
-    contexts, problems = [], []
-
-    def opened(url: str, width: int = 1200, locale: str = "en-US") -> Any:
-        context = browser.new_context(viewport={"width": width, "height": 760}, locale=locale)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("request", lambda asked: asked.url.startswith(url) or problems.append(asked.url))
-        page.goto(url)
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert problems == []
-
 
 @pytest.fixture
 def url(start: Callable, scripted) -> Iterator[str]:

@@ -17,7 +17,7 @@ def text_of(name: str) -> str:
 
 
 def keys(language: str) -> list[str]:
-    block = re.search(rf"export const {language} = {{(.*?)^}};", text_of("words.js"), re.S | re.M)
+    block = re.search(rf"export const {language} = {{(.*?)^}};", text_of(f"{language}.js"), re.S | re.M)
     assert block
     return re.findall(r"^  (\w+):", block[1], re.M)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from plait.serve.worker import QueueFull, Stopping, Worker
+from plait.serve.worker import TURN, QueueFull, Stopping, Worker
 
 
 def with_worker(queue: int, story: Callable[[Worker], Awaitable[None]]) -> None:
@@ -67,6 +67,43 @@ def test_a_full_line_is_refused_with_a_guess_and_cancelling_makes_room():
         assert [await items(first), await items(third)] == [[1], [1]]
 
     with_worker(1, story)
+
+
+def test_long_work_lets_others_go_first_after_each_turn():
+    seen = []
+
+    def work(name: str, turns: int) -> Generator[Any, None, None]:
+        for number in range(turns):
+            if number:
+                yield TURN
+            seen.append(f"{name}{number}")
+            yield number
+
+    async def story(worker: Worker) -> None:
+        sizes = {"long": 3, "short": 1, "middle": 2}
+        streams = [worker.submit(lambda each=each: work(*each)) for each in sizes.items()]
+        assert await asyncio.gather(*map(items, streams)) == [[0, 1, 2], [0], [0, 1]]
+        assert (worker.running, worker.waiting) == (0, 0)
+
+    with_worker(3, story)
+    assert seen == ["long0", "short0", "middle0", "long1", "middle1", "long2"]
+
+
+def test_stopping_ends_work_between_two_turns():
+    def endless() -> Generator[Any, None, None]:
+        while True:
+            yield 0
+            yield TURN
+
+    async def story(worker: Worker) -> None:
+        streams = [worker.submit(endless), worker.submit(endless)]
+        await asyncio.sleep(0.05)
+        worker.stop()
+        for stream in streams:
+            with pytest.raises(Stopping, match="shutting down"):
+                await items(stream)
+
+    with_worker(2, story)
 
 
 def test_cancelling_closes_the_work_within_a_step():

@@ -86,6 +86,25 @@ def test_a_killed_rank_is_named_and_the_run_ends_as_if_it_had_lived(one_process,
     assert [row["step"] for row in log_of(run)] == list(range(1, 101))
 
 
+def test_pairs_train_alike_on_several_ranks(recipe, ranks, plait, tmp_path):
+    rows = (f"{'the fox ' * (n % 5 + 1)}{n}\t{'狐狸' * (n % 4 + 1)}{n * n}\n" for n in range(60))
+    (tmp_path / "pairs.tsv").write_text("".join(rows), encoding="utf-8")
+    path = recipe(
+        model=MODEL | {"layers": 2, "encoder_layers": 2, "context": 64},
+        train=EXACT | {"steps": 12, "eval_every": 6},
+        data={"text": None, "pairs": str(tmp_path / "pairs.tsv"), "format": "tsv"},
+    )
+    one, run, mixed = (tmp_path / name for name in ("one", "run", "mixed"))
+    plait.works("train", path, f"out={one}")
+    ended = ranks(2)("train", path, f"out={run}", "--layout", "dp=2")
+    ended += ranks(2)("train", path, f"out={mixed}", "--layout", "fsdp=2", "train.stop_after=5")
+    assert [each.code for each in ended] == [0] * 4, [each.stderr for each in ended]
+    plait.works("train", path, f"out={mixed}", "--resume")
+    assert any("encoder." in name for name in load_file(newest(one) / "state/optim.safetensors"))  # type: ignore[operator]
+    assert farthest(run, one) < 1e-10
+    assert farthest(mixed, one) < 1e-10
+
+
 def test_elastic_runs_go_on_with_fewer_ranks(one_process, plait, tmp_path, wait_until):
     path, one = one_process
     run = tmp_path / "run"

@@ -8,11 +8,18 @@ from types import TracebackType
 
 from plait.errors import PlaitError
 
+POLL = 0.2  # seconds between two looks at what a task may wait for
+
 
 class Background:
-    """Runs one task after the other in a thread; an error of one is raised where the next thing is asked."""
+    """Runs one task after the other in a thread; an error of one is raised where the next thing is asked.
 
-    def __init__(self) -> None:
+    Args:
+        look: called every now and then by who waits for a task; raises where the task will never end.
+    """
+
+    def __init__(self, look: Callable[[], None] = lambda: None) -> None:
+        self._look = look
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
@@ -26,10 +33,13 @@ class Background:
         """Return when nothing is running any more.
 
         Raises:
-            Exception: what the task raised.
+            Exception: what the task raised, or looking after it.
         """
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(POLL)
+            while self._thread.is_alive():
+                self._look()
+                self._thread.join(POLL)
             self._thread = None
         if self._error is not None:
             error, self._error = self._error, None

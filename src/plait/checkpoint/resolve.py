@@ -66,6 +66,14 @@ def split_choice(model: str | Path) -> tuple[Path, str]:
     return Path(base), choice
 
 
+def named(model: str | Path, directory: Path) -> tuple[str, str]:
+    """What to call MODEL, and what to call the checkpoint of it that `directory` is: `run/step-000200`."""
+    name = split_choice(model)[0].resolve().name
+    steps = [part for part in directory.resolve().parts if part.startswith("step-")]
+    inside = [*steps[-1:], *([AVERAGE] if directory.name == AVERAGE else [])]
+    return name, "/".join([name, *(part for part in inside if part != name)])
+
+
 def _hint(path: Path) -> str:
     inside = sorted(child.parent.name for child in path.glob("*/config.json"))
     return f"did you mean {str(path / inside[0])!r}?" if inside else "give the directory with the weights"

@@ -9,7 +9,7 @@ import sys
 from cyclopts import CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from plait.cli.app import app
-from plait.cli.applying import summarize, translate
+from plait.cli.applying import answer, classify, complete, summarize, translate
 from plait.cli.models import chat, evaluate, generate, score, serve
 from plait.cli.settings import config, device
 from plait.cli.texts import prepare, tokenize, tokenizer
@@ -20,7 +20,7 @@ from plait.log import console
 STDIN = "/dev/stdin"
 for verb in (
     quickstart, prepare, tokenizer, tokenize, train, prove, evaluate, score, generate, translate, summarize,
-    chat, serve, config, device,
+    answer, classify, complete, chat, serve, config, device,
 ):  # fmt: skip
     app.command(verb)
 

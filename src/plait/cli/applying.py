@@ -1,8 +1,15 @@
-"""Verbs that put a model to use: translate, summarize, answer."""
+"""Verbs that put a model to use: translate, summarize, answer, classify, complete."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from cyclopts import Parameter
+
 from plait.cli.app import Beams, Where
+
+Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+Prefix = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 
 
 def translate(
@@ -59,6 +66,116 @@ def summarize(
         batch: Texts at a time; changes no answer.
     """
     _apply("summarize", model, text, input, output, batch, beams, where)
+
+
+def classify(
+    model: str,
+    text: str | None = None,
+    /,
+    *,
+    labels: Words = None,
+    per_token: bool = False,
+    input: str | None = None,
+    output: str | None = None,
+    batch: int = 32,
+    where: Where = Where(),
+) -> None:
+    """Say which of some labels a text has, how probable each is, or classify a file (resumable).
+
+    For example:
+
+        plait classify runs/mood "what a lovely day"
+        plait classify runs/mood --labels good bad --input reviews.jsonl --output labels.jsonl
+
+    Args:
+        model: A model, step or run directory.
+        text: The text; without it and --input, lines are read from the terminal or a pipe.
+        labels: The labels to choose from; default those the model learned.
+        per_token: Compare labels by their mean log-probability a token, which is fair to long ones.
+        input: A file: plain lines, or records with source or text.
+        output: Where to write; a name in .jsonl gets probabilities, any other a label a line.
+        batch: Labels at a time; changes no answer.
+    """
+    from plait.recipes.classify import classify as run
+
+    run(
+        model, text, labels=labels or (), per_token=per_token, input=input, output=output, batch=batch,
+        **vars(where),
+    )  # fmt: skip
+
+
+def answer(
+    model: str,
+    question: str | None = None,
+    /,
+    *,
+    context: str | None = None,
+    documents: Words = None,
+    passages: int = 3,
+    input: str | None = None,
+    output: str | None = None,
+    batch: int = 32,
+    beams: Beams = Beams(),
+    where: Where = Where(),
+) -> None:
+    """Answer a question: alone, from a context, or from documents, naming the passages that were read.
+
+    For example:
+
+        plait answer runs/qa "Where is Anna?" --context "Anna is in the garden. Ben is at home."
+        plait answer runs/qa "谁写了这封信？" --documents notes/
+
+    Args:
+        model: A model, step or run directory.
+        question: The question; without it and --input, lines are read from the terminal or a pipe.
+        context: A text to read the answer in, or the file that holds it.
+        documents: Files and folders to find the passages in that a question is about.
+        passages: Passages shown with each question, if they fit the model's context.
+        input: A file: plain lines, or records with question, and perhaps context.
+        output: Where to write; a name in .jsonl gets records with scores, any other plain lines.
+        batch: Questions at a time; changes no answer.
+    """
+    from plait.recipes.answer import answer as run
+
+    run(
+        model, question, context=context, documents=documents or (), passages=passages, input=input,
+        output=output, decoding=beams.given(), batch=batch, **vars(where),
+    )  # fmt: skip
+
+
+def complete(
+    model: str,
+    prefix: Prefix = None,
+    /,
+    *,
+    suffix: Prefix = None,
+    input: str | None = None,
+    output: str | None = None,
+    batch: int = 32,
+    beams: Beams = Beams(),
+    where: Where = Where(),
+) -> None:
+    """Write the most probable continuation of a text or program, or what stands before a suffix.
+
+    For example:
+
+        plait complete runs/code "def area(r):"
+        plait complete runs/code "def area(r):" --suffix "    return result"
+
+    Args:
+        model: A model, step or run directory of a decoder.
+        prefix: The beginning; without it and --input, lines are read from the terminal or a pipe.
+        suffix: What comes after the completion; the model must have learned with data.fim.
+        input: A file: plain lines, or records with prefix and suffix, prompt, messages or text.
+        output: Where to write; a name in .jsonl gets records with scores, any other plain lines.
+        batch: Texts at a time; changes no answer.
+    """
+    from plait.recipes.complete import complete as run
+
+    run(
+        model, prefix, suffix=suffix, input=input, output=output, decoding=beams.given(), batch=batch,
+        **vars(where),
+    )  # fmt: skip
 
 
 def _apply(

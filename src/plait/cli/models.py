@@ -60,6 +60,8 @@ def evaluate(
     batch: int = 8,
     format: str = "auto",
     field: Annotated[list[str] | None, Parameter(name="--field")] = None,
+    labels: Words = None,
+    per_token: bool = False,
     outputs: Outputs = Outputs(),
     beams: Beams = Beams(),
     where: Where = Where(),
@@ -76,8 +78,8 @@ def evaluate(
 
     Args:
         model: A model, step or run directory (RUN:best, RUN:average).
-        task: What to measure: perplexity, translate, summarize, answer, scan, babi, dialog-babi; bbq of
-            predictions.
+        task: What to measure: perplexity, translate, summarize, answer, classify, complete, scan, babi,
+            dialog-babi; bbq of predictions.
         data: Held-out files or folders; two plain files of a task are sources and targets.
         limit: Only the first so many documents.
         out: Write scores.json here.
@@ -86,6 +88,8 @@ def evaluate(
         batch: Windows or questions at a time; changes no score.
         format: How to read the data.
         field: Rename a column: text=body; a number for a headerless table. For outputs: the field to score.
+        labels: Of classify, the labels to choose from; default those the model learned, or the data's.
+        per_token: Of classify, compare labels by their mean log-probability a token.
         json: Print what scores.json holds.
     """
     if model is None and outputs == Outputs():
@@ -98,7 +102,10 @@ def evaluate(
             raise ConfigError(
                 f"{model!r} would be a MODEL, and --hypotheses and --predictions are without one"
             )
-        given = {"limit": limit, "context": context, "stride": stride, "format": format != "auto"}
+        given = {
+            "limit": limit, "context": context, "stride": stride, "format": format != "auto",
+            "labels": labels, "per-token": per_token,
+        }  # fmt: skip
         if wrong := [name for name, value in given.items() if value]:
             raise ConfigError(
                 f"--{wrong[0]} is for a MODEL; leave it out with --hypotheses and --predictions"
@@ -110,7 +117,8 @@ def evaluate(
     run(
         model, task=task or "perplexity", data=data or [], limit=limit, out=out, context=context,
         stride=stride, batch=batch, format=format, fields=fields_of(field), metric=outputs.metric or (),
-        options=outputs.options(), decoding=beams.given(), **vars(where), as_json=json,
+        options=outputs.options(), labels=labels or (), per_token=per_token,
+        decoding=beams.given(), **vars(where), as_json=json,
     )  # fmt: skip
 
 

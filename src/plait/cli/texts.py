@@ -87,6 +87,7 @@ def tokenizer(
     style: Literal["byte-level", "words"] | None = None,
     num_merges: int | None = None,
     merges: str | None = None,
+    fim: bool = False,
     format: str = "auto",
     field: Annotated[list[str] | None, Parameter(name="--field")] = None,
 ) -> None:
@@ -105,6 +106,7 @@ def tokenizer(
         style: Default byte-level; "words" splits at spaces and marks word ends, as subword-nmt does.
         num_merges: Merges to learn in the style "words".
         merges: A merges file in subword-nmt's format to use instead of learning.
+        fim: Have the special tokens with which a model learns to fill in a middle (data.fim).
         format: How to read the inputs.
         field: Rename a column: text=body.
     """
@@ -115,7 +117,7 @@ def tokenizer(
     if not inputs and merges is None:
         raise ConfigError("give text to learn from, or published merges with --merges FILE")
     settings = None
-    chosen = given(kind=kind, vocab_size=vocab_size, style=style, merges=num_merges)
+    chosen = given(kind=kind, vocab_size=vocab_size, style=style, merges=num_merges, fim=fim or None)
     if merges is not None and chosen:
         raise ConfigError(f"--merges brings its own sizes and style; leave out {', '.join(chosen)}")
     if merges is None:

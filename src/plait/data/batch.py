@@ -126,13 +126,13 @@ def make_batch(picks: Sequence[tuple[Source, int]], *, attend_across: bool = Fal
 
 def make_pairs(picks: Sequence[tuple[Source, int]]) -> Batch:
     """Lay out pairs, one a row; a batch is as long as its longest pair needs."""
-    rows = [_pair(source, row) for source, row in picks]
+    rows = [pair_in(source, row) for source, row in picks]
     lines = len(rows)
-    shards = picks[0][0].shards
+    shards, context = picks[0][0].shards, picks[0][0].rows.context // 2
     assert shards.start_id is not None
-    read = np.full((lines, _length(source for source, _ in rows)), shards.pad_id, np.int64)
+    read = np.full((lines, _length((source for source, _ in rows), context)), shards.pad_id, np.int64)
     places = np.full(read.shape, PADDING, np.int64)
-    targets = np.full((lines, _length(target for _, target in rows)), NO_LOSS, np.int64)
+    targets = np.full((lines, _length((target for _, target in rows), context)), NO_LOSS, np.int64)
     tokens = np.full(targets.shape, shards.pad_id, np.int64)
     for line, (source, target) in enumerate(rows):
         read[line, : len(source)], places[line, : len(source)] = source, np.arange(len(source))
@@ -153,7 +153,8 @@ def make_pairs(picks: Sequence[tuple[Source, int]]) -> Batch:
     )
 
 
-def _pair(source: Source, row: int) -> tuple[np.ndarray, np.ndarray]:
+def pair_in(source: Source, row: int) -> tuple[np.ndarray, np.ndarray]:
+    """Source and target of a row of pairs, int64 `[time]` each, with what ends them."""
     ((document, _, _),) = source.rows.pieces(row).tolist()
     ids, mask = source.shards.read(document), source.shards.read_mask(document)
     assert mask is not None
@@ -161,8 +162,9 @@ def _pair(source: Source, row: int) -> tuple[np.ndarray, np.ndarray]:
     return ids[:first].astype(np.int64), ids[first:].astype(np.int64)
 
 
-def _length(rows: Iterator[np.ndarray]) -> int:
-    return -(-max(map(len, rows)) // PAIR_MULTIPLE) * PAIR_MULTIPLE
+def _length(rows: Iterator[np.ndarray], context: int) -> int:
+    """The longest row's, rounded up as far as the model has positions."""
+    return min(-(-max(map(len, rows)) // PAIR_MULTIPLE) * PAIR_MULTIPLE, context)
 
 
 def _document_ids(picks: Sequence[tuple[Source, int]]) -> list[str]:

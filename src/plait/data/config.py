@@ -46,7 +46,8 @@ class DataConfig(Config):
     a mapping of names to `{path, weight}` for a mixture; `pairs: [SOURCE, TARGET]` are two aligned files.
     `validation` is the share held out (0: none), a path, or two aligned files. `split`: `document` holds out
     whole documents chosen by a hash of their content, `tail` the last characters; `auto` is `tail` for
-    running text in fewer than 20 documents.
+    running text in fewer than 20 documents. `fim` is the share of the training documents of running text
+    that are learned as prefix, suffix, middle (Bavarian et al. 2022); they should fit in a row.
     """
 
     text: Inputs | None = None
@@ -58,6 +59,9 @@ class DataConfig(Config):
     split: Literal["auto", "document", "tail"] = "auto"
     pack: bool = Field(default=True, description="false: one document a row, padded")
     attend_across: bool = Field(default=False, description="attention across the documents of a row")
+    fim: float = Field(
+        default=0.0, ge=0, le=1, description="share of texts learned as prefix, suffix, middle"
+    )
     truncate: bool = Field(default=False, description="cut pairs that are longer than the model's context")
 
     @field_validator("text", "messages", "pairs")
@@ -83,9 +87,13 @@ class DataConfig(Config):
         if len(given) != 1:
             found = " and ".join(given) or "none"
             raise ValueError(f"the data needs exactly one of text, messages and pairs, found {found}")
+        if self.text is None and self.fim:
+            raise ValueError(f"fim={self.fim:g} cuts running text, and {given[0]} is none; leave it out")
         if self.text is None and self.split == "tail":
             whole = "conversation" if self.messages is not None else "pair"
             raise ValueError(f"split=tail would cut a {whole} in two; use split: document")
+        if self.truncate and self.pairs is None:
+            raise ValueError(f"truncate is for pairs, and the data are {self.kind}; leave it out")
         if not isinstance(self.validation, float) and "validation" in self.mixture():
             raise ValueError("'validation' names the path data.validation; rename the source of that name")
         return self

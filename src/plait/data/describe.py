@@ -12,6 +12,8 @@ OPEN, CLOSE = "⟦", "⟧"
 
 def describe_batch(batch: Batch, tokenizer: Tokenizer) -> str:
     """The first row decoded, piece by piece; text that is read but not learned stands in ⟦ ⟧."""
+    if batch.source is not None:
+        return _pair(batch, tokenizer)
     tokens, targets = batch.tokens[0].tolist(), batch.targets[0].tolist()
     segments = [0] * len(tokens) if batch.segments is None else batch.segments[0].tolist()
     if batch.segments is None:  # one piece or one run of text: what follows its last target is padding
@@ -29,6 +31,26 @@ def describe_batch(batch: Batch, tokenizer: Tokenizer) -> str:
             lines.append(f"--- piece {segment + 1}, {len(row)} tokens")
             lines.append(_piece([tokens[at] for at in row], [targets[at] for at in row], tokenizer))
     return "\n".join(lines)
+
+
+def _pair(batch: Batch, tokenizer: Tokenizer) -> str:
+    """The first pair: its source and its target, without their padding."""
+    assert batch.source is not None
+    read = batch.source[0]
+    if batch.source_positions is not None:
+        read = read[batch.source_positions[0] != PADDING]
+    written = batch.targets[0][batch.targets[0] != NO_LOSS]
+    rows, places = batch.targets.shape
+    return "\n".join(
+        (
+            f"first of {rows} pairs, padded to {batch.source.shape[1]} and {places} tokens: {OPEN}source"
+            f"{CLOSE} is read, the target learned",
+            f"--- source, {len(read)} tokens",
+            f"{OPEN}{tokenizer.decode(read.tolist())}{CLOSE}",
+            f"--- target, {len(written)} tokens",
+            tokenizer.decode(written.tolist()),
+        )
+    )
 
 
 def _piece(tokens: list[int], targets: list[int], tokenizer: Tokenizer) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from plait.data.inputs import Intake, pair_of
+from plait.data.fim import before_middle, cut
+from plait.data.inputs import Intake
+from plait.data.pairs import pair_of
 from plait.data.shards import EncodedDocument
 from plait.errors import InputError, ModelError
 from plait.text.document import Document
@@ -15,17 +17,38 @@ LONGEST_PIECE = 1 << 22  # characters given to the tokenizer at once, which need
 
 
 def encode_texts(
-    documents: Iterable[tuple[Document, bool]], tokenizer: Tokenizer, intake: Intake
+    documents: Iterable[tuple[Document, bool]],
+    tokenizer: Tokenizer,
+    intake: Intake,
+    *,
+    fim: float = 0.0,
+    seed: int = 0,
 ) -> Iterator[tuple[EncodedDocument, bool]]:
     """Running text: `<|end|>`, the tokens of the text as it is, `<|end|>`; the ends a tokenizer has.
 
     Each document comes and goes with whether it is held out.
+
+    Args:
+        fim: the share of documents that become prefix, suffix, middle; none of those held out, so that their
+            loss compares.
+        seed: of which and where, see `plait.data.fim.cut`.
+
+    Raises:
+        ModelError: `fim`, and a tokenizer without its tokens.
     """
     before = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
     after = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
     for batch in _batches(documents):
-        encoded = _encode([document.text for document, _ in batch], tokenizer)
-        for (document, held_out), ids in zip(batch, encoded):
+        cuts = [None if held_out or not fim else cut(doc.text, seed, fim) for doc, held_out in batch]
+        pieces = [
+            (parts.prefix, parts.suffix, parts.middle) if parts else (document.text,)
+            for (document, _), parts in zip(batch, cuts)
+        ]
+        encoded = iter(_encode([piece for some in pieces for piece in some], tokenizer))
+        for (document, held_out), parts in zip(batch, cuts):
+            ids = next(encoded)
+            if parts:
+                ids = before_middle(ids, next(encoded), tokenizer) + next(encoded)
             if len(before) + len(ids) + len(after) < 2:
                 intake.skip(document.id, "too short to predict anything")
                 continue
@@ -38,7 +61,7 @@ def _batches(documents: Iterable[tuple[Document, bool]]) -> Iterator[list[tuple[
     batch, characters = [], 0
     for document, held_out in documents:
         batch.append((document, held_out))
-        characters += len(document.text)
+        characters += len(document.body())
         if len(batch) >= BATCH_DOCUMENTS or characters >= BATCH_CHARACTERS:
             yield batch
             batch, characters = [], 0
@@ -103,22 +126,35 @@ def encode_pairs(
         context: tokens either side may have; longer pairs are left out.
         truncate: cut them instead.
     """
-    end = end_of(tokenizer)
+    before, after = source_frame(tokenizer)
+    ends = [end_of(tokenizer)]
+    rooms = (context - len(before + after), context - len(before + ends))
     for batch in _batches(documents):
-        pairs = [pair_of(document) for document, _ in batch]
-        sides = _encode([side for pair in pairs if pair for side in pair], tokenizer)
-        for (document, held_out), pair, source, target in zip(batch, pairs, sides[::2], sides[1::2]):
-            assert pair is not None
-            size = len(pair[1].encode())
-            if max(len(source), len(target)) >= context:
+        pairs = [pair_of(document) or ("", "") for document, _ in batch]
+        sides = _encode([side for pair in pairs for side in pair], tokenizer)
+        for (document, held_out), (_, words), source, target in zip(batch, pairs, sides[::2], sides[1::2]):
+            if len(source) > rooms[0] or len(target) > rooms[1]:
                 if not truncate:
                     intake.skip(document.id, f"with a side longer than model.context={context}")
                     continue
                 intake.truncated += 1
-                source, target = source[: context - 1], target[: context - 1]
-                size = len(tokenizer.decode(target).encode())
-            mask = [0] * (len(source) + 1) + [1] * (len(target) + 1)
-            yield EncodedDocument(document.id, [*source, end, *target, end], mask, size), held_out
+                source, target = source[: rooms[0]], target[: rooms[1]]
+                words = tokenizer.decode(target)
+            read, written = [*before, *source, *after], [*before, *target, *ends]
+            mask = [0] * len(read) + [1] * len(written)
+            yield EncodedDocument(document.id, read + written, mask, len(words.encode())), held_out
+
+
+def source_frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """What stands before and after the tokens of a source: what the tokenizer puts there, and an end.
+
+    Raises:
+        ModelError: see `end_of`.
+    """
+    end, alone, framed = end_of(tokenizer), tokenizer.encode("a"), tokenizer.encode_prompt("a")
+    first = next((at for at in range(len(framed)) if framed[at : at + len(alone)] == alone), 0)
+    before, after = framed[:first], framed[first + len(alone) :]
+    return before, after if end in after else [*after, end]
 
 
 def end_of(tokenizer: Tokenizer) -> int:

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from plait.data.config import DataConfig, MixtureEntry, Paths
+from plait.data.pairs import aligned, but_with, pair_of, why_no_pair
 from plait.data.split import ALL, NONE, DocumentSplit, Split, find_split
 from plait.errors import InputError
 from plait.files import full_disk_named
 from plait.log import progress, track
 from plait.text.document import Document
 from plait.text.readers import read
-from plait.text.sources import RECORDS, find_sources
+from plait.text.sources import find_sources
 
 
 @dataclass
@@ -84,7 +85,11 @@ class Input:
         why_not = WHY_NOT[self.config.kind]
         fields = self.config.fields or None
         for document in read(
-            self.path, format=self._format, fields=fields, on_skip=intake.skip, on_bytes=on_bytes
+            self.path,
+            format=format_of(self.path, self.config),
+            fields=fields,
+            on_skip=intake.skip,
+            on_bytes=on_bytes,
         ):
             intake.documents += 1
             if reason := why_not(document):
@@ -95,18 +100,16 @@ class Input:
         if not some:
             self.refuse(intake)
 
-    @property
-    def _format(self) -> str:
-        """Two files of pairs are aligned lines, unless they hold records or another format is named."""
-        config, paths = self.config, _listed(self.path)
-        aligned = config.kind == "pairs" and config.format == "auto" and len(paths) == 2
-        records = any(kind in Path(path).suffixes for path in paths for kind in RECORDS)
-        return "parallel" if aligned and not records else config.format
-
     def refuse(self, intake: Intake) -> None:
         """Raises InputError: nothing of this source can be learned from."""
         skipped = f"; skipped: {intake.summary()}" if intake.skipped else ""
         raise InputError(f"{self.path} holds nothing to learn from{skipped}; see data.format and data.fields")
+
+
+def format_of(path: Paths, config: DataConfig) -> str:
+    """How a source is read: two plain files of pairs are aligned lines, if no other format is named."""
+    two = config.kind == "pairs" and config.format == "auto" and aligned(_listed(path))
+    return "parallel" if two else config.format
 
 
 def inputs_of(config: DataConfig) -> list[Input]:
@@ -137,32 +140,9 @@ def training_texts(config: DataConfig, seed: int) -> Iterator[str]:
                 yield from (message["content"] for message in document.record["messages"])
 
 
-def pair_of(document: Document) -> tuple[str, str] | None:
-    """Source and target of a record: of a pair, an instruction, or a question with its first answer."""
-    record = document.record
-    if "instruction" in record:
-        source = "\n".join(filter(None, (record["instruction"], record.get("input"))))
-        return (source, record["output"]) if record.get("output") else None
-    if "question" in record:
-        source = "\n".join(filter(None, (record.get("context"), record["question"])))
-        return (source, record["answers"][0]) if record.get("answers") else None
-    source, target = (
-        record.get("source") or record.get("prompt"),
-        record.get("target") or record.get("output"),
-    )
-    return (source, target) if source and target else None
-
-
-def _why_no_pair(document: Document) -> str | None:
-    pair = pair_of(document)
-    if pair is None:
-        return f"without a source and a target{_but_with(document)}"
-    return None if all(side.strip() for side in pair) else "pair with an empty side"
-
-
 def _why_no_text(document: Document) -> str | None:
     if not document.text:
-        return f"without text{_but_with(document)}"
+        return f"without text{but_with(document)}"
     try:
         document.text.encode()
     except UnicodeEncodeError:  # a file can spell half a surrogate pair, which is no character
@@ -173,17 +153,12 @@ def _why_no_text(document: Document) -> str | None:
 def _why_no_conversation(document: Document) -> str | None:
     messages = document.record.get("messages")
     if not messages:
-        return f"without messages{_but_with(document)}"
+        return f"without messages{but_with(document)}"
     spoken = any(message["role"] == "assistant" for message in messages)
     return None if spoken else "without a word of the assistant"
 
 
-WHY_NOT = {"text": _why_no_text, "messages": _why_no_conversation, "pairs": _why_no_pair}
-
-
-def _but_with(document: Document) -> str:
-    found = [*(["text"] if document.text else []), *sorted(document.record)]
-    return f", but with {', '.join(found)}" if found else ""
+WHY_NOT = {"text": _why_no_text, "messages": _why_no_conversation, "pairs": why_no_pair}
 
 
 def _ignore(where: str, reason: str) -> None:
@@ -221,7 +196,7 @@ def _listed(path: Paths) -> list[str]:
 
 def _keep(path: Paths, config: DataConfig, folder: Path) -> str:
     """Write all documents of an input in the form of a `plait prepare` directory."""
-    documents = read(path, format=config.format, fields=config.fields or None)
+    documents = read(path, format=format_of(path, config), fields=config.fields or None)
     folder.mkdir(parents=True)
     with full_disk_named(folder), (folder / "documents.jsonl").open("w", encoding="utf-8") as file:
         for document in track(documents, "standard input: documents"):

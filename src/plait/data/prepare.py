@@ -14,6 +14,7 @@ from plait.data.config import DataConfig
 from plait.data.encode import encode_as_chats, encode_conversations, encode_pairs, encode_texts
 from plait.data.files import REMEDY, read_json, write_json
 from plait.data.inputs import Input, Intake, inputs_of, standard_input_kept
+from plait.data.notice import Noticed, elsewhere_text, labels_in
 from plait.data.pack import Rows, write_rows
 from plait.data.shards import FORMAT, EncodedDocument, Shards, write_shards
 from plait.data.source import Source
@@ -38,6 +39,11 @@ class EncodedData:
     def paired(self) -> bool:
         """Whether a row is a source and its target, for an encoder-decoder."""
         return self.train[0].shards.start_id is not None
+
+    @property
+    def labels(self) -> list[str]:
+        """The targets of pairs that have few different ones; empty for other data."""
+        return labels_in(self.report.get("sources", {}).values())
 
     def verify(self) -> None:
         """Compare every file with its checksum; raises InputError naming the one that differs."""
@@ -77,7 +83,10 @@ def _prepare(job: _Job) -> EncodedData:
         return open_data(job.out_dir, job.tokenizer)
     done.unlink(missing_ok=True)  # from here on, what is there is not what was asked for
     reports = {source.name: job.encode(source) for source in inputs_of(job.config)}
-    write_json(job.out_dir / "report.json", {"context": job.context, "sources": reports})
+    write_json(
+        job.out_dir / "report.json",
+        {"context": job.context, "paired": job.start_id is not None, "sources": reports},
+    )
     sets = {split: [name for name in reports if split in reports[name]] for split in ("train", "validation")}
     weights = {name: entry.weight for name, entry in job.config.mixture().items()}
     write_json(done, {"request": request, "context": job.context, "weights": weights, **sets})
@@ -137,11 +146,12 @@ class _Job:
 
     def encode(self, source: Input) -> dict[str, Any]:
         """Write the store and the rows of one source; returns its report."""
-        intake, held = Intake(), array("b")
+        intake, noticed, held = Intake(), Noticed(), array("b")
         split = source.split(self.seed)
 
         def documents() -> Iterator[EncodedDocument]:
             sides = split.sides(source.read(intake, bar.advance))
+            sides = noticed.watch(sides) if self.config.kind == "pairs" else sides
             for document, held_out in self._encode(sides, intake):
                 held.append(held_out)
                 yield document
@@ -154,10 +164,16 @@ class _Job:
                 documents(),
                 vocab_size=self.tokenizer.vocab_size,
                 tokenizer_hash=self.tokenizer.fingerprint,
-                pad_id=self.tokenizer.pad_id or self.tokenizer.eos_id or 0,
+                pad_id=self._pad_id,
                 start_id=self.start_id,
             )
-        return self._pack(source, shards, np.asarray(held, bool), split.name, intake)
+        report = self._pack(source, shards, np.asarray(held, bool), split.name, intake)
+        return report | noticed.report()
+
+    @property
+    def _pad_id(self) -> int:
+        known = (self.tokenizer.pad_id, self.tokenizer.eos_id)
+        return next((token for token in known if token is not None), 0)
 
     def _encode(
         self, sides: Iterator[tuple[Document, bool]], intake: Intake
@@ -166,8 +182,10 @@ class _Job:
             return encode_pairs(
                 sides, self.tokenizer, intake, context=self.context, truncate=self.config.truncate
             )
-        kinds = {"text": encode_texts, "messages": encode_conversations, "pairs": encode_as_chats}
-        return kinds[self.config.kind](sides, self.tokenizer, intake)
+        if self.config.kind == "text":
+            return encode_texts(sides, self.tokenizer, intake, fim=self.config.fim, seed=self.seed)
+        encode = encode_conversations if self.config.kind == "messages" else encode_as_chats
+        return encode(sides, self.tokenizer, intake)
 
     def _pack(
         self, source: Input, shards: Shards, held: np.ndarray, split: str, intake: Intake
@@ -194,14 +212,23 @@ class _Job:
                     2 * self.context if paired else self.context,
                     together=self.config.pack and not paired,
                 )
-                report[part] = _row_report(rows) | ({"padding_share": 0.0} if paired else {})
-        found = report.get("train", {}).get("places", 0)
-        if found < self.context and source.fraction < 1 and self.start_id is None:
+                report[part] = _row_report(rows) | ({"padding_share": None} if paired else {})
+        if source.fraction < 1:
+            self._check_enough(source.name, report.get("train", {}).get("places", 0))
+        return report
+
+    def _check_enough(self, name: str, found: int) -> None:
+        """Refuse less to train on than one row, or than one pair."""
+        if self.start_id is not None and not found:
             raise ConfigError(
-                f"{source.name!r} has {found:,} tokens to train on, fewer than model.context={self.context}; "
+                f"every pair of {name!r} to train on is longer than model.context={self.context}; "
+                "raise it or set data.truncate=true"
+            )
+        if self.start_id is None and found < self.context:
+            raise ConfigError(
+                f"{name!r} has {found:,} tokens to train on, fewer than model.context={self.context}; "
                 f"add text or lower model.context to at most {found}"
             )
-        return report
 
 
 def _row_report(rows: Rows) -> dict[str, Any]:
@@ -230,15 +257,22 @@ def show_report(report: dict[str, Any]) -> None:
     lines = [
         (
             name, part, f"{made['documents']:,}", bytes_text(made["bytes"]), f"{made['places']:,}",
-            f"{made['rows']:,}", f"{made['padding_share']:.1%}",
+            f"{made['rows']:,}", _share(made["padding_share"]),
         )
         for name, source in report["sources"].items()
         for part, made in source.items()
         if part in ("train", "validation")
     ]  # fmt: skip
-    table(f"encoded data, rows of {report['context']} tokens", columns, lines)
+    rows = "pairs, sides of up to" if report.get("paired") else "data, rows of"
+    table(f"encoded {rows} {report['context']} tokens", columns, lines)
     for name, source in report["sources"].items():
         if source["truncated"]:
             warn(f"{name}: {source['truncated']:,} cut to the model's context, as data.truncate asks")
+        if noticed := source.get("elsewhere"):
+            warn(f"{name}: {elsewhere_text(noticed['answers'], noticed['first'])}")
         for reason, count in source["skipped"].items():
             warn(f"{name}: {count:,} skipped: {reason} (first: {source['examples'][reason]})")
+
+
+def _share(padding: float | None) -> str:
+    return "by batch" if padding is None else f"{padding:.1%}"

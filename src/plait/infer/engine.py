@@ -9,21 +9,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from plait.data.encode import end_of
-from plait.device import pick_device
-from plait.errors import ConfigError, ModelError, PromptError, did_you_mean
+from plait.device import DTYPES, pick_device
+from plait.errors import ConfigError, ModelError, did_you_mean
 from plait.infer.cache import KVCache
 from plait.infer.logprobs import head, log_probabilities, row_logprobs
-from plait.infer.params import Completion, Delta, SamplingParams, TokenLogprob, learned_from, recommended
+from plait.infer.params import (
+    Completion,
+    Delta,
+    SamplingParams,
+    TokenLogprob,
+    labels_from,
+    learned_from,
+    recommended,
+)
+from plait.infer.prompts import begin_id as begin_id
+from plait.infer.prompts import check_bias, check_ids, check_room, completion_ids, side_by_side, source_ids
 from plait.infer.sampling import Sampler
-from plait.infer.writer import StreamDecoder, Writer
+from plait.infer.writer import StreamDecoder, Writer, advance
 from plait.nn.decoder import Decoder
 from plait.nn.encoder_decoder import EncoderDecoder
 
 if TYPE_CHECKING:
     from plait.text.tokenizer import Tokenizer
 
-DTYPES = ("float64", "float32", "bfloat16", "float16")
 PROMPT_TAIL = 8  # tokens before an answer that decide how its first token is spelled
 
 
@@ -45,6 +53,7 @@ class Engine:
         recommended: how the model's directory wants tokens chosen, as fields of `SamplingParams`; only what
             talks to people goes by it.
         learned: what it was last trained on, text, messages or pairs; None where that is not known.
+        labels: the labels it was last trained to give; empty where there are none.
     """
 
     def __init__(
@@ -58,17 +67,16 @@ class Engine:
         self.name = self.version = "model"
         self.recommended: dict[str, float] = {}
         self.learned: str | None = None
+        self.labels: list[str] = []
         if not isinstance(model, Decoder):
             from plait.checkpoint.directory import load
-            from plait.checkpoint.resolve import AVERAGE, resolve, split_choice
+            from plait.checkpoint.resolve import named, resolve
 
             directory = resolve(model)
             decoder, loaded = load(directory)
             self.recommended, self.learned = recommended(directory), learned_from(directory)
-            self.name = split_choice(model)[0].resolve().name
-            steps = [part for part in directory.resolve().parts if part.startswith("step-")]
-            inside = [*steps[-1:], *([AVERAGE] if directory.name == AVERAGE else [])]
-            self.version = "/".join([self.name, *(part for part in inside if part != self.name)])
+            self.labels = labels_from(directory)
+            self.name, self.version = named(model, directory)
             tokenizer = tokenizer or loaded
             device = device or "cpu"
         else:
@@ -91,21 +99,12 @@ class Engine:
         self.vocab = min(decoder.config.vocab, tokenizer.vocab_size)
 
     def encode(self, text: str) -> list[int]:
-        """A completion prompt; an empty one starts where documents start, at the end token; a source ends so.
+        """A completion prompt, or the source that an encoder-decoder reads; either may be empty.
 
         Raises:
-            PromptError: an empty text, and a tokenizer without any such token.
+            PromptError: an empty text, and a tokenizer without any token that begins one.
         """
-        ids = self.tokenizer.encode_prompt(text)
-        if self.encodes:
-            end = end_of(self.tokenizer)
-            return ids if ids[-1:] == [end] else [*ids, end]
-        if ids:
-            return ids
-        start = begin_id(self.tokenizer)
-        if start is None:
-            raise PromptError("the prompt is empty and this tokenizer has no token that begins a text")
-        return [start]
+        return (source_ids if self.encodes else completion_ids)(self.tokenizer, text)
 
     def check(self, prompt: Sequence[int], params: SamplingParams, *, clip: bool = False) -> None:
         """Refuse what cannot be computed.
@@ -117,34 +116,11 @@ class Engine:
             PromptError: an empty prompt, an id outside the vocabulary, or prompt + max_tokens > context.
             ConfigError: `logit_bias` names such an id.
         """
-        size = len(prompt)
-        if not size:
-            raise PromptError("the prompt holds no tokens; it needs at least one")
-        unknown = next((token for token in prompt if not 0 <= token < self.config.vocab), None)
-        if unknown is not None:
-            raise PromptError(f"token id {unknown} is not in the vocabulary of {self.config.vocab} ids")
-        for token in params.logit_bias:
-            if not 0 <= token < self.vocab:
-                raise ConfigError(
-                    f"logit_bias: token id {token} is not in the vocabulary of {self.vocab} ids"
-                )
+        check_ids(prompt, self.config.vocab)
+        check_bias(params, self.vocab)
         wanted = 1 if params.max_tokens is None else params.max_tokens
         wanted = min(wanted, 1) if clip else wanted
-        if self.encodes:
-            for what, count in (("source", size), ("max_tokens", wanted)):
-                if count > self.context:
-                    raise PromptError(
-                        f"{what} ({count} tokens) is more than the model's context of {self.context}; "
-                        + ("shorten it" if what == "source" else "lower it")
-                    )
-        elif size + wanted > self.context:
-            remedy = "shorten the prompt"
-            if size < self.context:
-                remedy += f" or set max_tokens to at most {self.context - size}"
-            raise PromptError(
-                f"prompt ({size} tokens) + max_tokens ({wanted}) is more than the model's context of "
-                f"{self.context}; {remedy}"
-            )
+        check_room(len(prompt), wanted, self.context, encodes=self.encodes)
 
     def stream(
         self, prompts: list[list[int]], params: SamplingParams, *, clip: bool = False
@@ -201,22 +177,12 @@ class Engine:
     @torch.inference_mode()
     def prefill(self, prompts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
         """Read prompts of any lengths into an empty cache; logits `[batch, vocab]` of what follows each."""
-        tokens, positions = self._padded(prompts)
+        tokens, positions = (each.to(self.device) for each in side_by_side(prompts))
         if self.encodes:
             assert isinstance(self.model, EncoderDecoder)
             cache.memory = self.model.encode(tokens, positions)
             return self.decode([self.config.decoder_start] * len(prompts), cache)
         return self._last_logits(tokens, positions, cache)
-
-    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Tokens and positions `[batch, time]`, padded on the left: the last tokens stand in one column."""
-        longest = max(map(len, prompts))
-        tokens = torch.zeros(len(prompts), longest, dtype=torch.long)
-        positions = torch.full((len(prompts), longest), -1)
-        for row, prompt in enumerate(prompts):
-            tokens[row, longest - len(prompt) :] = torch.tensor(prompt)
-            positions[row, longest - len(prompt) :] = torch.arange(len(prompt))
-        return tokens.to(self.device), positions.to(self.device)
 
     @torch.inference_mode()
     def decode(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
@@ -281,7 +247,7 @@ class Engine:
             chosen, reports = self._choose(logits, sampler, params)
             made += 1
             deltas = [
-                _advance(writers[index], index, report, id in stop_ids, made >= rooms[index])
+                advance(writers[index], index, report, id in stop_ids, made >= rooms[index])
                 for index, id, report in zip(alive, chosen, reports)
             ]
             yield [delta for delta in deltas if delta.text or delta.tokens or delta.finish_reason]
@@ -319,24 +285,6 @@ class Engine:
     def _last_logits(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         hidden = self.model.hidden(tokens, positions=positions, cache=cache, memory=cache.memory)[:, -1]
         return head(self.model, hidden)
-
-
-def begin_id(tokenizer: Tokenizer) -> int | None:
-    """What stands before a text: the begin token, else the end token, which then parts documents."""
-    return tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
-
-
-def _advance(writer: Writer, index: int, token: TokenLogprob, ends: bool, last: bool) -> Delta:
-    """What a new token means for its sequence."""
-    if ends:
-        return Delta(index, *writer.finish(), "stop")
-    text, tokens = writer.push(token)
-    if writer.stopped:
-        return Delta(index, text, tokens, "stop")
-    if not last:
-        return Delta(index, text, tokens)
-    rest, others = writer.finish()
-    return Delta(index, text + rest, tokens + others, "stop" if writer.stopped else "length")
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from plait.config import Config
 
 RECOMMENDED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-LEARNED = "trained_on"  # our field of generation_config.json
+LEARNED, LABELS = "trained_on", "trained_labels"  # our fields of generation_config.json
 GREEDY_BELOW = 1e-5  # temperatures this small mean "always the most probable token"
 
 FinishReason = Literal["stop", "length"]
@@ -225,6 +225,14 @@ def learned_from(directory: Path) -> str | None:
     """What a model was last trained on, text, messages or pairs; None where its directory does not say."""
     kind = _generation_config(directory).get(LEARNED)
     return kind if isinstance(kind, str) else None
+
+
+def labels_from(directory: Path) -> list[str]:
+    """The labels a model was last trained to give; empty where its directory names none."""
+    labels = _generation_config(directory).get(LABELS)
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        return []
+    return labels
 
 
 def _generation_config(directory: Path) -> dict[str, Any]:

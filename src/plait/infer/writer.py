@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
-from plait.infer.params import TokenLogprob
+from plait.infer.params import Delta, TokenLogprob
 
 
 class StreamDecoder(Protocol):
@@ -89,3 +89,16 @@ class Writer:
         tokens = [token for begin, _, token in self._waiting if begin < end]
         self._waiting.clear()
         return text, tokens
+
+
+def advance(writer: Writer, index: int, token: TokenLogprob, ends: bool, last: bool) -> Delta:
+    """What a new token means for its sequence."""
+    if ends:
+        return Delta(index, *writer.finish(), "stop")
+    text, tokens = writer.push(token)
+    if writer.stopped:
+        return Delta(index, text, tokens, "stop")
+    if not last:
+        return Delta(index, text, tokens)
+    rest, others = writer.finish()
+    return Delta(index, text + rest, tokens + others, "stop" if writer.stopped else "length")

@@ -97,10 +97,10 @@ class _CrossEntropy(torch.autograd.Function):
         keep, gradient = targets != IGNORE, torch.empty_like(logits)
         scale = keep * grads[0]
         whole = scale * (1 + 2 * ctx.z_loss * norm)
-        for out, rows, chosen, log_norm, one, all in zip(
+        for out, rows, chosen, log_norm, one, factor in zip(
             *(_chunks(each, logits) for each in (gradient, logits, targets.clamp(min=0), norm, scale, whole))
         ):
-            share = (wide(rows) - log_norm[:, None]).exp_().mul_(all[:, None])
+            share = (wide(rows) - log_norm[:, None]).exp_().mul_(factor[:, None])
             if ctx.smoothing:
                 share.sub_((ctx.smoothing / rows.shape[-1] * one)[:, None])
             share.scatter_add_(-1, chosen[:, None], ((ctx.smoothing - 1) * one)[:, None].to(share.dtype))

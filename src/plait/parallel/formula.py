@@ -186,6 +186,11 @@ class _Rank:
         return self.work.places[1] if self.work.places else self.work.microbatches * self.tokens
 
     @property
+    def source_places(self) -> int:
+        """Of pairs, those of their sources."""
+        return self.work.places[0] if self.work.places else self.work.microbatches * self.tokens
+
+    @property
     def weight(self) -> int:
         """Bytes of a number of a weight and of its gradient."""
         return 8 if self.work.dtype == "float64" else 4
@@ -252,8 +257,8 @@ def _tensor(rank: _Rank) -> Iterator[Sent]:
     config, micro = rank.config, rank.work.microbatches
     ends = (0 in rank.layers) + rank.last
     yield from _stack(rank, rank.depth * (3 if config.encoder_layers else 2), ends, rank.places)
-    if config.encoder_layers and rank.work.places:  # its embedding, and what the decoder looks at
-        yield from _stack(rank, 2 * config.encoder_layers, 2, rank.work.places[0])
+    if config.encoder_layers:  # its embedding, and what the decoder looks at
+        yield from _stack(rank, 2 * config.encoder_layers, 2, rank.source_places)
     if rank.last:
         sums = 4 if rank.work.smoothed else 3  # the maximum among them
         yield ("tp",), ALL_REDUCE, micro * sums, sums * rank.places * rank.wide

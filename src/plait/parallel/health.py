@@ -17,13 +17,14 @@ from pathlib import Path
 from statistics import median, median_low
 from time import monotonic, sleep, time
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from plait.errors import ConfigError, TrainingError
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
+T = TypeVar("T")
 EVERY = 1.0  # seconds between two posts of a rank
 SAMPLE = 0.02  # seconds between two looks at what the main thread does
 MISSED = 2.5  # posts not made until a rank counts as gone
@@ -135,8 +136,41 @@ def waits(frame: FrameType | None) -> bool:
     return any(part in file for part in WAITING) and not any(part in file for part in WORKING)
 
 
-def last_posts(store: Store, world: int) -> list[Post | None]:
-    """The last post of every rank; None for one that has made none. Ages need one clock: one machine's."""
+def answered(ask: Callable[[], T], patience: float) -> T:
+    """What a store answers, asked in a thread: one whose process hangs lets its clients wait for ever.
+
+    Raises:
+        RuntimeError: what asking raised; DistError when nothing came in so many seconds.
+    """
+    from torch.distributed import DistError
+
+    answers: list[T] = []
+    errors: list[RuntimeError] = [DistError(f"the store has not answered in {patience:g} s")]
+
+    def wait() -> None:
+        try:
+            answers.append(ask())
+        except RuntimeError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=wait, name="plait-ask", daemon=True)
+    thread.start()
+    thread.join(patience)
+    if answers:
+        return answers[0]
+    raise errors[-1]
+
+
+def last_posts(store: Store, world: int, patience: float = PATIENCE) -> list[Post | None]:
+    """The last post of every rank; None for one that has made none. Ages need one clock: one machine's.
+
+    Raises:
+        RuntimeError: the store is gone, or does not answer for `patience` seconds.
+    """
+    return answered(lambda: _last_posts(store, world), patience)
+
+
+def _last_posts(store: Store, world: int) -> list[Post | None]:
     posts: list[Post | None] = []
     for key in (f"health/{rank}" for rank in range(world)):
         post = json.loads(store.get(key)) if store.check([key]) else None
@@ -159,14 +193,14 @@ def explain(error: BaseException, store: Store, world: int, rank: int) -> str:
     """
     try:
         store.set_timeout(timedelta(seconds=PATIENCE))
-        before = after = last_posts(store, world)
+        before = after = last_posts(store, world, PATIENCE)
         every = max((post.every for post in before if post), default=EVERY)
         deadline = monotonic() + MISSED * every
         while (silent := _silent(before, after, rank)) and monotonic() < deadline:
             if store.check([CLAIM]) and store.get(CLAIM).decode() != str(rank):
                 return "another rank was lost"
             sleep(every / 5)
-            after = last_posts(store, world)
+            after = last_posts(store, world, PATIENCE)
     except RuntimeError:
         return f"{'the launcher' if store_is_hosted() else 'rank 0'}, which holds the store, is gone"
     if silent:
@@ -208,7 +242,8 @@ def stragglers(seconds: Sequence[Sequence[float]], factor: float = 3.0) -> list[
 def claim_error(store: Store, rank: int) -> bool:
     """Whether this rank is the first to have something to say about a failure: only it prints its line."""
     try:
-        return store.compare_set(CLAIM, "", str(rank)).decode() == str(rank)
+        first = answered(lambda: store.compare_set(CLAIM, "", str(rank)), PATIENCE)
+        return first.decode() == str(rank)
     except RuntimeError:  # nobody left to agree with: two lines are better than none
         return True
 

@@ -138,7 +138,7 @@ def _check_pairs(layout: Layout) -> None:
                 f"layout.{axis}={getattr(layout, axis)}: an encoder-decoder has no {what} parallelism; "
                 "use dp, fsdp and tp"
             )
-    _divides("tp", layout.tp, "the length of pairs, a multiple of", PAIR_MULTIPLE)
+    _divides("tp", layout.tp, "what the lengths of pairs are multiples of", PAIR_MULTIPLE)
 
 
 def _check_stages(layout: Layout, config: ModelConfig) -> None:

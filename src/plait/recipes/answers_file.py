@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from plait import log
+from plait.data.pairs import holds_records as named_as_records
 from plait.errors import InputError
 from plait.text.document import Document
-from plait.text.sources import RECORDS, STDIN
+from plait.text.encoding import lines_of
+from plait.text.sources import STDIN, find_sources
+from plait.text.tables import text_of
 
 LINE_START = b'{"id": '  # of every line that is written
-MADE = ("completion", "finish_reason", "completion_tokens", "choice", "logprobs", "score", "made_with")
+SKIPPED = "skipped"  # why a line holds no answer
+MADE = (
+    "completion", "finish_reason", "completion_tokens", "choice", "logprobs", "score", "made_with",
+    "prediction", "probabilities", "citations", SKIPPED,
+)  # fmt: skip
 Made = list[dict[str, Any]]
 
 
@@ -70,11 +77,21 @@ def read_prompts(input: str | Path) -> Iterator[Document]:
     return read(input, format="auto" if holds_records(input) else "lines", on_skip=_refuse)
 
 
+def read_lines(input: str | Path) -> Iterator[Document]:
+    """As `read_prompts`, but an empty line of plain text is an empty document: line n answers line n."""
+    if holds_records(input):
+        yield from read_prompts(input)
+        return
+    for source in find_sources(input, _refuse):
+        for number, line in enumerate(lines_of(text_of(source)), 1):
+            yield Document(f"{source.name}#{number}", line)
+
+
 def holds_records(input: str | Path) -> bool:
     """Whether a file is read as records, by its name; standard input by how it begins."""
     if str(input) in ("-", STDIN):
         return sys.stdin.buffer.peek(1)[:1] == b"{"  # type: ignore[attr-defined]
-    return Path(input).name.removesuffix(".gz").removesuffix(".zst").endswith(RECORDS)
+    return named_as_records(input)
 
 
 def _refuse(where: str, reason: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,94 @@ from plait.errors import ConfigError, InputError, PromptError
 from plait.files import write_text
 from plait.infer.params import BeamParams
 from plait.log import say
-from plait.recipes.answers_file import Made, read_prompts, write_answers
+from plait.recipes.answers_file import SKIPPED, Made, read_lines, write_answers
 from plait.text.document import Document
 
 if TYPE_CHECKING:
     from plait.infer.engine import Engine
-    from plait.tasks.task import Task
 
 PARTIAL = ".partial.jsonl"  # beside an output of plain lines, while it is made
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be answered, and where to; without text and input, what is typed.
+
+    Attributes:
+        documents: the records of the input.
+        output: `.jsonl`: one JSON object an answer, with how it was made; any other name: plain lines, the
+            answer to line n in line n. What an interrupted run has finished is kept. None: standard output,
+            plain lines.
+        batch: texts at a time; changes the speed, not the answers.
+    """
+
+    text: str | None
+    input: str | Path | None
+    output: str | Path | None
+    batch: int
+    documents: list[Document] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Application:
+    """How a model that is loaded answers.
+
+    Attributes:
+        name: what the terminal asks with.
+        ask: one text, as it was typed, as a record.
+        check: the questions that records make, refused before any is answered.
+        answer: the answers to some questions of `check`, each as rows of an output file.
+        show: the rows of one answer, as they are printed.
+        line: a row as a plain line.
+        made_with: model and settings.
+        each: rows of an answer.
+    """
+
+    name: str
+    ask: Callable[[str], Document]
+    check: Callable[[Sequence[Document]], list[Any]]
+    answer: Callable[[list[Any]], list[Made]]
+    show: Callable[[Made], str]
+    line: Callable[[dict[str, Any]], str]
+    made_with: str
+    each: int = 1
+
+
+def read_request(
+    text: str | None, input: str | Path | None, output: str | Path | None, batch: int
+) -> Request:
+    """Check what was asked for and read the input, before a model is loaded.
+
+    Raises:
+        ConfigError: an impossible batch.
+        InputError: a text and an input, an output without input, an input that cannot be read.
+    """
+    if text is not None and input is not None:
+        raise InputError("give either a text or --input FILE, and not both")
+    if text is not None and not text.strip():
+        raise InputError("the text is empty; give at least one word")
+    if output is not None and input is None:
+        raise InputError("--output keeps the answers to --input FILE; name that file too")
+    if batch < 1:
+        raise ConfigError(f"batch={batch} must be at least 1")
+    if output is not None and Path(output).suffix != ".jsonl" and Path(output).exists():
+        raise InputError(f"{output} is there already; name another --output, or remove it")
+    documents = list(read_lines(input)) if input is not None else []
+    return Request(text, input, output, batch, documents)
+
+
+def respond(request: Request, application: Application) -> None:
+    """Answer a request.
+
+    Raises:
+        PlaitError: what the application refuses, or an output that was made from something else.
+    """
+    if request.input is not None:
+        _file(request, application)
+    elif request.text is not None:
+        _print(application, request.text)
+    else:
+        _interactive(application)
 
 
 def apply_task(
@@ -38,95 +119,134 @@ def apply_task(
     """Answer one text, every record of a file, or what is typed, line by line.
 
     Args:
-        name: of the task, see `plait.tasks.TASKS`.
+        name: of a task whose answers are searched for, such as translate.
         model: a model, step or run directory.
         input: plain lines, or records; `-` is standard input.
-        output: `.jsonl`: one JSON object an answer, with how it was made; any other name: plain lines. What
-            an interrupted run has finished is kept. None: standard output.
+        output, batch: see `Request`.
         decoding: fields of `BeamParams` that differ from the task's own.
-        batch: texts at a time; changes the speed, not the answers.
 
     Raises:
         ConfigError: an impossible setting.
         InputError: no text, one that does not fit, an output that is there already.
         ModelError: the model cannot be loaded, or is of the wrong kind.
     """
-    if text is not None and input is not None:
-        raise InputError("give either a text or --input FILE, and not both")
-    if output is not None and input is None:
-        raise InputError("--output keeps the answers to --input FILE; name that file too")
-    if batch < 1:
-        raise ConfigError(f"batch={batch} must be at least 1")
-    documents = list(read_prompts(input)) if input is not None else []
-
+    request = read_request(text, input, output, batch)
     from plait.infer.engine import Engine
-    from plait.tasks.task import find_task
+    from plait.tasks.task import check, find_task
 
     task = find_task(name)
     params = build(BeamParams, task.decoding.model_dump() | dict(decoding or {}), source="decoding")
     engine = Engine(model, device=device, dtype=dtype)
-    if input is not None:
-        _file(engine, task, documents, params, output, batch)
-    elif text is not None:
-        _print(engine, task, text, params)
-    else:
-        _interactive(engine, task, params)
+    application = Application(
+        name,
+        ask=lambda text: Document("text", text),
+        check=lambda documents: check(engine, task, documents),
+        answer=lambda prompts: searched(engine, prompts, params, batch),
+        show=shown,
+        line=lambda row: row["completion"],
+        made_with=made_with(engine, params.describe()),
+        each=params.n,
+    )
+    respond(request, application)
 
 
-def _print(engine: Engine, task: Task, text: str, params: BeamParams) -> None:
-    from plait.tasks.task import answer, check
+def searched(engine: Engine, prompts: list[list[int]], params: BeamParams, batch: int) -> list[Made]:
+    """Rows of answers that are searched for."""
+    from plait.tasks.task import answer
 
-    (found,) = answer(engine, check(engine, task, [Document("text", text)]), params)
-    for said, hypothesis in found:
-        print(said if len(found) == 1 else f"{hypothesis.score:.4f}\t{said}")
+    found = answer(engine, prompts, params, batch=batch)
+    return [[{"completion": text, "score": round(one.score, 6)} for text, one in some] for some in found]
 
 
-def _interactive(engine: Engine, task: Task, params: BeamParams) -> None:
-    typed = sys.stdin.isatty()
+def shown(rows: Made) -> str:
+    """An answer as it is printed; several with their scores."""
+    if len(rows) == 1:
+        return rows[0]["completion"]
+    return "\n".join(f"{row['score']:.4f}\t{row['completion']}" for row in rows)
+
+
+def made_with(engine: Engine, settings: str) -> str:
+    """What answers depend on, for each line of their file."""
+    dtype = str(engine.dtype).removeprefix("torch.")
+    return f"model:{engine.version}|dtype:{dtype}|{settings}"
+
+
+def _print(application: Application, text: str) -> None:
+    (rows,) = application.answer(application.check([application.ask(text)]))
+    print(application.show(rows))
+
+
+def _interactive(application: Application) -> None:
+    """Line by line: what a person types, or what a pipe brings, whose line n line n answers."""
+    typed, number = sys.stdin.isatty(), 0
     while True:
         if typed:
-            print(f"{task.name}> ", end="", flush=True)
-        line = sys.stdin.readline()
+            print(f"{application.name}> ", end="", flush=True)
+        number += 1
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise InputError(f"standard input is not UTF-8 (byte {error.start}); convert it") from None
         if not line:
             return
+        text = line.rstrip("\r\n")
         try:
-            if line.strip():
-                _print(engine, task, line.rstrip("\n"), params)
-        except PromptError as error:  # the next line may do better
-            say(str(error))
+            if text.strip() and typed:
+                _print(application, text)
+            elif not typed:
+                _print_lines(application, [Document(f"standard input#{number}", text)])
+        except PromptError as error:
+            if not typed:
+                raise
+            say(str(error))  # the next line may do better
 
 
-def _file(
-    engine: Engine,
-    task: Task,
-    documents: Sequence[Document],
-    params: BeamParams,
-    output: str | Path | None,
-    batch: int,
-) -> None:
-    from plait.tasks.task import answer, check
+def _file(request: Request, application: Application) -> None:
+    target = None if request.output is None else Path(request.output)
+    if target is None:
+        _print_lines(application, request.documents, 8 * request.batch)
+        return
+    plain = target.suffix != ".jsonl"
+    if plain and application.each > 1:
+        raise ConfigError(f"{application.each} answers do not fit into one line; name an --output in .jsonl")
+    rows = target.with_name(target.name + PARTIAL) if plain else target
+    write_answers(
+        rows, request.documents, _answers(application, request.documents), each=application.each,
+        together=8 * request.batch, made_with=application.made_with, what="texts",
+    )  # fmt: skip
+    if plain:
+        made = [json.loads(line) for line in rows.read_text("utf-8").split("\n")[:-1]]
+        write_text(target, "".join(_line(application, row) + "\n" for row in made))
+        rows.unlink()
 
-    prompts = check(engine, task, documents)  # a mistake in the last line costs no hours
-    dtype = str(engine.dtype).removeprefix("torch.")
-    made_with = f"model:{engine.version}|dtype:{dtype}|{params.describe()}"
+
+def _print_lines(application: Application, documents: Sequence[Document], together: int = 1) -> None:
+    """The answers as plain lines, those to one document side by side."""
+    make = _answers(application, documents)
+    for at in range(0, len(documents), together):
+        for rows in make(at, min(at + together, len(documents))):
+            print("\t".join(_line(application, row) for row in rows))
+        sys.stdout.flush()
+
+
+def _answers(application: Application, documents: Sequence[Document]) -> Callable[[int, int], list[Made]]:
+    """What answers the documents from one number to another; an empty one emptily."""
+    asked = [at for at, document in enumerate(documents) if document.record or document.text.strip()]
+    # now, as a mistake in the last line costs no hours then
+    questions = dict(zip(asked, application.check([documents[at] for at in asked])))
+    fewer: Made = [{SKIPPED: "the decoding's rules leave no more answers"}] * application.each
+    nothing: Made = [{SKIPPED: "the text is empty"}] * application.each
 
     def make(first: int, last: int) -> list[Made]:
-        found = answer(engine, prompts[first:last], params, batch=batch)
-        return [[{"completion": text, "score": round(one.score, 6)} for text, one in some] for some in found]
+        here = [at for at in range(first, last) if at in questions]
+        found = dict(zip(here, application.answer([questions[at] for at in here])))
+        return [
+            (found[at] + fewer)[: application.each] if at in found else nothing for at in range(first, last)
+        ]
 
-    def write(file: Path | None) -> None:
-        write_answers(
-            file, documents, make, each=params.n, together=8 * batch, made_with=made_with, what="texts"
-        )
+    return make
 
-    if output is None or Path(output).suffix == ".jsonl":
-        write(None if output is None else Path(output))
-        return
-    target = Path(output)
-    if target.exists():
-        raise InputError(f"{target} is there already; name another --output, or remove it")
-    partial = target.with_name(target.name + PARTIAL)
-    write(partial)
-    rows = [json.loads(line) for line in partial.read_text(encoding="utf-8").splitlines()]
-    write_text(target, "".join(" ".join(row["completion"].splitlines()) + "\n" for row in rows))
-    partial.unlink()
+
+def _line(application: Application, row: dict[str, Any]) -> str:
+    """A row as a line without line breaks; empty where there is no answer."""
+    return "" if SKIPPED in row else " ".join(application.line(row).splitlines())

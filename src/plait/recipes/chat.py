@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import log
 from plait.config import build
-from plait.errors import InputError, did_you_mean
+from plait.errors import InputError, ModelError, did_you_mean
 from plait.infer.params import SamplingParams
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def chat(
     Raises:
         ConfigError: an impossible sampling setting.
         InputError: standard input is not UTF-8.
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or is an encoder-decoder.
     """
     from plait.tasks.chat import DECODING
 
@@ -53,6 +53,11 @@ def chat(
     from plait.infer.engine import Engine
 
     engine = Engine(model, device=device, dtype=dtype)
+    if engine.encodes:
+        raise ModelError(
+            f"{engine.name} is an encoder-decoder, which writes a target for a source and holds no "
+            "conversation; use plait translate, summarize, answer or classify"
+        )
     params = build(SamplingParams, {**DECODING, **engine.recommended, **given}, source="sampling")
     first = [{"role": "system", "content": system}] if system else []
     messages = list(first)

@@ -23,7 +23,8 @@ class Size:
         parameters: tied ones once.
         active: parameters that multiply a token; embeddings do not, unused experts do not.
         flops_per_token: forward and backward, 6 · active + 6 · layers · heads · head_dim · context: Chowdhery
-            et al. 2022, appendix B, with causal attention counted once.
+            et al. 2022, appendix B, with causal attention counted once; of an encoder-decoder, for a token of
+            a target whose source is as long.
     """
 
     parameters: int
@@ -41,13 +42,15 @@ def size_of(config: ModelConfig) -> Size:
         model = build(config)
     shapes = dict(model.named_parameters())
     total = sum(parameter.numel() for parameter in shapes.values())
-    active = sum(p.numel() for name, p in shapes.items() if not name.startswith("embed_"))
+    multiply = [name for name in shapes if not name.removeprefix("encoder.").startswith("embed_")]
+    active = sum(shapes[name].numel() for name in multiply)
     if config.tied:
         active += config.vocab * config.width  # the head reuses the embedding
     routed = sum(p.numel() for name, p in shapes.items() if ".experts." in name and ".shared_" not in name)
     if config.experts:
         active -= round(routed * (1 - config.experts_per_token / config.experts))
-    attention = 6 * config.layers * config.heads * config.head_dim * config.context
+    layers = config.layers if not config.encoder_layers else 3 * config.layers + 2 * config.encoder_layers
+    attention = 6 * layers * config.heads * config.head_dim * config.context
     return Size(total, active, 6.0 * active + attention)
 
 

@@ -45,10 +45,7 @@ def dry_run(recipe: Recipe) -> None:
             ("weights, gradients, optimizer", bytes_text(2 * weights + states)),
             ("activations (estimate)", bytes_text(_activations(stage, width))),
             ("checkpoint", bytes_text(weights + states)),
-            (
-                "batch",
-                f"{stage.loader.batch_size} rows of {stage.loader.context}, {settings.micro_batch} at a time",
-            ),
+            ("batch", f"{_rows(stage)}, {settings.micro_batch} at a time"),
             ("steps", f"{steps:,}" if steps is not None else f"what {settings.minutes:g} minutes allow"),
             ("one step (measured)", f"{per_step:.3g} s, {batch.target_tokens / per_step:,.0f} tokens/s"),
             ("predicted training time", duration(total)),
@@ -58,10 +55,15 @@ def dry_run(recipe: Recipe) -> None:
         say("leave out --dry-run to train")
 
 
+def _rows(stage) -> str:
+    size, context = stage.loader.batch_size, stage.data.context
+    return f"{size} pairs, sides of up to {context}" if stage.data.paired else f"{size} rows of {context}"
+
+
 def _microbatch_seconds(stage) -> float:
-    """Time of one microbatch forward and backward, the second of two."""
+    """Time of one microbatch forward and backward, the second of two; of pairs one of middling length."""
     batch = stage.loader.batch(0)
-    one = type(batch)(batch.microbatches[:1], batch.target_tokens)
+    one = type(batch)([batch.microbatches[len(batch.microbatches) // 2]], batch.target_tokens)
     objective = objective_of(stage.recipe.train)
     best = float("inf")
     for _ in range(2):
@@ -78,8 +80,10 @@ def _activations(stage, width: int) -> float:
 
     Korthikanti et al. 2022, section 4.1: about 34 bytes a token, layer and unit of width in half precision,
     scaled to `width` bytes a number, plus the logits and their gradient; and on a CPU attention's weights.
+    Pairs are taken for as long as the model reads and writes.
     """
-    config, rows, context = stage.placed.config, stage.loader.micro_batch, stage.loader.context
+    config, rows, context = stage.placed.config, stage.loader.micro_batch, stage.data.context
     kept = stage.placed.device.type == "cpu" and context <= LONGEST
     numbers = 17 * config.width + (config.heads * context / 2 if kept else 0)
-    return rows * context * width * (config.layers * numbers + 2 * config.vocab)
+    layers = config.layers + config.encoder_layers
+    return rows * context * width * (layers * numbers + 2 * config.vocab)

@@ -9,7 +9,7 @@ from typing import Any
 
 from plait import __version__, log
 from plait.config import build
-from plait.errors import ConfigError, InputError, did_you_mean
+from plait.errors import ConfigError, InputError, ModelError, did_you_mean
 from plait.eval.options import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature, write_scores
 from plait.infer.params import BeamParams
@@ -34,6 +34,8 @@ def evaluate(
     fields: Mapping[str, str | int] | None = None,
     metric: Sequence[str] = (),
     options: Options = PLAIN,
+    labels: Sequence[str] = (),
+    per_token: bool = False,
     decoding: Mapping[str, Any] | None = None,
     device: str = "cpu",
     dtype: str | None = None,
@@ -51,6 +53,7 @@ def evaluate(
         batch: windows or questions computed together; changes the speed, not the result.
         format, fields: how to read the data, as in `plait.text.readers.read`.
         metric, options: of a task, where they are not its own; see `plait.eval.outputs`.
+        labels, per_token: of the task classify; see `plait.recipes.evaluate_task.evaluate_labels`.
         decoding: fields of `BeamParams` that differ from the task's own.
         as_json: print the content of `scores.json` in place of a table.
 
@@ -73,6 +76,12 @@ def evaluate(
         raise InputError("there is nothing to score; name files that the model has not seen with --data")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit} must be at least 1 document")
+    if names == [PERPLEXITY] and (metric or decoding or options != PLAIN):
+        raise ConfigError("perplexity is one measure and decodes nothing; metrics and beams are for a --task")
+    if names != [PERPLEXITY] and (context or stride):
+        raise ConfigError("--context and --stride are for perplexity; leave them out with a --task")
+    if (labels or per_token) and names != ["classify"]:
+        raise ConfigError(f"--labels and --per-token are for --task classify, not {names[0]}")
     if out is not None:
         check_replaceable(out)
     from plait.infer.engine import Engine
@@ -80,18 +89,35 @@ def evaluate(
     if names == [PERPLEXITY]:
         documents = list(islice(_with_text(data, format, fields), limit))
         engine = Engine(model, device=device, dtype=dtype)
+        if engine.encodes:
+            raise ModelError(
+                f"{engine.name} is an encoder-decoder, which gives no probability to a text without its "
+                "source; measure a task, such as --task translate"
+            )
         scores = _perplexity(engine, documents, limit, context, stride, batch)
     else:
-        from plait.recipes.evaluate_task import evaluate_task, read_questions
+        from plait.recipes.evaluate_task import (
+            evaluate_answers,
+            evaluate_completions,
+            evaluate_labels,
+            evaluate_task,
+            read_questions,
+        )
         from plait.tasks.task import find_task
 
         chosen = find_task(names[0])
         documents = list(islice(read_questions(chosen, data, format, fields), limit))
         engine = Engine(model, device=device, dtype=dtype)
         beams = build(BeamParams, chosen.decoding.model_dump() | dict(decoding or {}), source="decoding")
-        scores, _ = evaluate_task(
-            engine, chosen, documents, metrics=metric, options=options, decoding=beams, batch=batch
-        )
+        given: Any = {"metrics": metric, "options": options, "batch": batch}
+        if chosen.name == "classify":
+            scores, _ = evaluate_labels(engine, documents, labels=labels, per_token=per_token, **given)
+        elif chosen.name == "answer":
+            scores, _ = evaluate_answers(engine, documents, decoding=beams, **given)
+        elif chosen.name == "complete":
+            scores, _ = evaluate_completions(engine, documents, decoding=beams, **given)
+        else:
+            scores, _ = evaluate_task(engine, chosen, documents, decoding=beams, **given)
     if out is not None:
         write_scores(out, str(model), scores)
         log.say(f"wrote {out}")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from plait import __version__, log
+from plait.data.notice import elsewhere_text
+from plait.data.pairs import aligned
 from plait.errors import InputError
 from plait.eval import outputs
 from plait.eval.options import Options
@@ -14,8 +17,9 @@ from plait.eval.scores import Score, describe_data
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
 from plait.infer.search import BATCH
-from plait.recipes.answers_file import holds_records
 from plait.recipes.evaluate_outputs import PLAIN
+from plait.tasks import answer as qa
+from plait.tasks import classify, complete
 from plait.tasks.task import Task, answer, check
 from plait.text.document import Document
 from plait.text.readers import read
@@ -32,38 +36,121 @@ def evaluate_task(
     options: Options = PLAIN,
     decoding: BeamParams | None = None,
     batch: int = BATCH,
+    prompts: list[list[int]] | None = None,
 ) -> tuple[list[Score], list[str]]:
     """Scores of a model's best answers, and the answers.
 
     Where a task has groups, each metric is told of each group, and their mean as `metric (mean of groups)`.
 
+    Args:
+        prompts: the questions as the model reads them, where that is not as `plait.tasks.task.check` says.
+
     Raises:
         InputError: no question, or one without an answer to compare with.
     """
-    if not questions:
-        raise InputError(f"the data hold no question for the task {task.name}; see --format and --field")
-    references = [task.references(question) for question in questions]
-    decoding, prompts = decoding or task.decoding, check(engine, task, questions)
+    references = _references(task, questions)
+    decoding = decoding or task.decoding
+    prompts = check(engine, task, questions) if prompts is None else prompts
     with log.progress(f"{task.name}: answers", len(questions)) as bar:
         found = answer(engine, prompts, decoding, batch=batch, advance=bar.advance)
     hypotheses = [best[0][0] if best else "" for best in found]
-    chosen = metrics or task.metrics
-    scores = [
-        replace(score, task=task.name)
-        for score in _scores(task, questions, chosen, options, hypotheses, references)
-    ]
-    data = describe_data(question.id.partition("#")[0] for question in questions)
+    scores = _scores(task, questions, metrics or task.metrics, options, hypotheses, references)
+    return _made(scores, task, engine, questions, decoding.describe()), hypotheses
+
+
+def evaluate_answers(
+    engine: Engine,
+    questions: Sequence[Document],
+    *,
+    metrics: Sequence[str] = (),
+    options: Options = PLAIN,
+    decoding: BeamParams | None = None,
+    batch: int = BATCH,
+) -> tuple[list[Score], list[str]]:
+    """Scores of the answers to questions, by the metrics of their language; arguments as in `evaluate_task`.
+
+    A context that does not fit the model's is cut; that, and answers that stand in no context, is told.
+
+    Raises:
+        InputError: no question, or an empty one.
+    """
+    decoding = decoding or qa.TASK.decoding
+    asked = [qa.as_question(engine, question, decoding) for question in questions]
+    warn_of(asked)
+    count, first = qa.elsewhere(questions)
+    if count:
+        log.warn(elsewhere_text(count, first))
+    if not metrics:
+        metrics, options = qa.metrics_for(options.lang), replace(options, lang=None)
+    prompts = [question.prompt for question in asked]
+    return evaluate_task(
+        engine, qa.TASK, questions, metrics=metrics, options=options, decoding=decoding, batch=batch,
+        prompts=prompts,
+    )  # fmt: skip
+
+
+def evaluate_completions(
+    engine: Engine, questions: Sequence[Document], **options: Any
+) -> tuple[list[Score], list[str]]:
+    """Scores of the middles that a model fills in, and these; `options` as in `evaluate_task`."""
+    prompts = [complete.completion_prompt(engine, question) for question in questions]
+    return evaluate_task(engine, complete.TASK, questions, prompts=prompts, **options)
+
+
+def warn_of(questions: Sequence[qa.Question]) -> None:
+    """Tell how many contexts were cut to fit the model's."""
+    if cut := [question.document.id for question in questions if question.cut]:
+        log.warn(f"contexts cut to what fits the model's: {len(cut):,} (first: {cut[0]})")
+
+
+def evaluate_labels(
+    engine: Engine,
+    questions: Sequence[Document],
+    *,
+    labels: Sequence[str] = (),
+    per_token: bool = False,
+    metrics: Sequence[str] = (),
+    options: Options = PLAIN,
+    batch: int = BATCH,
+) -> tuple[list[Score], list[str]]:
+    """Scores of the labels that a model finds most probable, and these labels.
+
+    Args:
+        labels: those to choose from; see `plait.tasks.classify.labels_of`.
+        per_token: see `plait.tasks.classify.classify`.
+
+    Raises:
+        InputError: no question, one without a label, or with one that is not among the labels.
+    """
+    task = classify.TASK
+    references = _references(task, questions)
+    names = classify.labels_of(engine, labels, questions)
+    asked = classify.questions_of(engine, questions, names)
+    with log.progress("classify: texts", len(questions)) as bar:
+        found = classify.classify(engine, asked, names, per_token=per_token, batch=batch, advance=bar.advance)
+    said = [one.label for one in found]
+    scores = _scores(task, questions, metrics or task.metrics, options, said, references)
+    how = f"likelihood|labels:{len(names)}|compared:{'per_token' if per_token else 'whole'}"
+    return _made(scores, task, engine, questions, how), said
+
+
+def _references(task: Task, questions: Sequence[Document]) -> list[list[str]]:
+    if not questions:
+        raise InputError(f"the data hold no question for the task {task.name}; see --format and --field")
+    return [task.references(question) for question in questions]
+
+
+def _made(
+    scores: Iterable[Score], task: Task, engine: Engine, questions: Sequence[Document], how: str
+) -> list[Score]:
+    """Scores with all they depend on."""
     dtype = str(engine.dtype).removeprefix("torch.")
-    made = [
-        replace(
-            score,
-            data=data,
-            decoding=decoding.describe(),
-            signature=f"{score.signature}|model:{engine.version}|dtype:{dtype}|plait:{__version__}",
-        )
+    made = f"model:{engine.version}|dtype:{dtype}|plait:{__version__}"
+    data = describe_data(question.id.partition("#")[0] for question in questions)
+    return [
+        replace(score, task=task.name, data=data, decoding=how, signature=f"{score.signature}|{made}")
         for score in scores
     ]
-    return made, hypotheses
 
 
 def read_questions(
@@ -72,8 +159,7 @@ def read_questions(
     """The questions of some files; two plain files are aligned lines, if no other format is named."""
     paths = [str(data)] if isinstance(data, (str, Path)) else [str(path) for path in data]
     if format == "auto":
-        plain = not any(map(holds_records, paths))
-        format = "parallel" if plain and len(paths) == 2 else task.format
+        format = "parallel" if task.format == "auto" and aligned(paths) else task.format
     return task.questions(read(paths, format=format, fields=fields))
 
 

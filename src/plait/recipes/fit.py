@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,11 @@ class Stage:
     generation: dict[str, Any] = field(default_factory=dict)
     ranks: Ranks = field(default_factory=Ranks)
     saving_group: Any = None
-    background: Background = field(default_factory=Background)
+    background: Background = field(init=False)
+
+    def __post_init__(self) -> None:
+        # a save hands over to rank 0, which may take long, but not fall silent for long
+        self.background = Background(partial(self.ranks.look, self.recipe.layout.timeout))
 
     @property
     def total_steps(self) -> int | None:

@@ -14,6 +14,7 @@ from plait.errors import ConfigError, PlaitError, TrainingError
 from plait.log import say
 from plait.parallel.health import (
     Health,
+    answered,
     claim_error,
     explain,
     is_communication_error,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 MEETING = timedelta(minutes=5)  # nodes of a cluster do not start together
 POLL = 0.2
 SILENT = 60.0  # seconds without a post after which rank 0 counts as gone while others wait for it
+LEFT = 1.0  # the same once it has said that it leaves: what it did last may be on its way
 
 
 class Ranks:
@@ -45,6 +47,7 @@ class Ranks:
         self.store: Store | None = None
         self.health: Health | None = None
         self._shared = 0
+        self._beat, self._since = -1, 0.0  # of rank 0: the last one seen, and when it came
 
     @property
     def leads(self) -> bool:
@@ -73,21 +76,31 @@ class Ranks:
                 raise
             self.store.set(key, "ok" + text)
             return text
-        beat, since = -1, monotonic()
-        while not self.store.check([key]):
-            first = last_posts(self.store, 1)[0]
-            if first is not None and first.beat != beat:  # clocks of machines differ, so beats are watched
-                beat, since = first.beat, monotonic()
-            if (first is not None and first.left) or monotonic() - since > SILENT:
-                if claim_error(self.store, self.rank):
-                    log.silence(False)
-                    say(f"rank 0 stopped answering{f' at {first}' if first else ''}")
-                raise SystemExit(PEER_LOST)
+        store = self.store
+        while not answered(lambda: store.check([key]), SILENT):
+            self.look()
             sleep(POLL)
         answer = self.store.get(key).decode()
         if answer == "no":
             raise SystemExit(2)
         return answer[2:]
+
+    def look(self, silent: float = SILENT) -> None:
+        """Look whether rank 0 is still there, as who waits for it does every now and then.
+
+        Raises:
+            DistError: it, or the store, has left, or has said nothing for `silent` seconds.
+        """
+        if self.store is None or self.leads:
+            return
+        first = last_posts(self.store, 1, silent)[0]
+        beat = first.beat if first is not None else 0
+        if beat != self._beat:  # clocks of machines differ, so beats are watched
+            self._beat, self._since = beat, monotonic()
+        if monotonic() - self._since > (LEFT if first is not None and first.left else silent):
+            from torch.distributed import DistError
+
+            raise DistError("rank 0 has gone silent")
 
 
 @contextmanager

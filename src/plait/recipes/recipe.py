@@ -66,6 +66,10 @@ class Recipe(Config):
     def _check(self) -> Recipe:
         if not self.out.strip():
             raise ValueError("out is empty; name a run directory such as runs/first")
+        if self.data.fim and isinstance(self.model, ModelConfig) and not getattr(self.tokenizer, "fim", True):
+            raise ValueError(
+                f"data.fim={self.data.fim:g} needs the tokens of a middle to fill in; set tokenizer.fim=true"
+            )
         return self
 
 
@@ -119,7 +123,7 @@ FREE_AT_RESUME = (
 
 
 # values that leave a choice to plait, which `recipe.yaml` then holds; beside `auto` anywhere in `train`
-LEFT_OPEN = {"train.batch_size": None, "model.vocab": 0}
+LEFT_OPEN = {"train.batch_size": None, "model.vocab": 0, "model.decoder_start": -1}
 
 
 def check_resume(saved: Recipe, now: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""What a model writes while it is trained: continuations of the recipe's prompts."""
+"""What a model writes while it is trained: continuations of the recipe's prompts, targets of sources."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from plait.data.batch import pair_in
 from plait.errors import ConfigError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.params import SamplingParams
@@ -15,6 +16,9 @@ from plait.recipes.saving import whole_model
 
 if TYPE_CHECKING:
     from plait.recipes.fit import Stage
+
+NOTHING = ("",)  # the samples of a recipe that names none: for a decoder, the beginning of a text
+SOURCES = 3  # of the data, that an encoder-decoder then gets
 
 
 def check_samples(stage: Stage) -> None:
@@ -48,13 +52,23 @@ def samples(stage: Stage) -> list[str]:
     config = stage.recipe.train
     if not (config.samples and config.sample_tokens):
         return []
-    model, prompts = whole_model(stage), list(config.samples)
+    model = whole_model(stage)
 
     def write() -> str:
         assert model is not None
         engine = Engine(model, stage.tokenizer)
-        written = engine.generate(prompts, _sampling(stage), clip=True)
+        prompts = [(prompt, engine.encode(prompt)) for prompt in config.samples]
+        if engine.encodes and config.samples == NOTHING:
+            prompts = _sources(stage)
+        written = engine.generate([ids for _, ids in prompts], _sampling(stage), clip=True)
         between = " → " if engine.encodes else ""
-        return json.dumps([prompt + between + done.text for prompt, done in zip(prompts, written)])
+        return json.dumps([prompt + between + done.text for (prompt, _), done in zip(prompts, written)])
 
     return json.loads(stage.ranks.share(write))  # the others wait for as long as it takes
+
+
+def _sources(stage: Stage) -> list[tuple[str, list[int]]]:
+    """The first sources of the data, held out if any are, as text and as ids."""
+    source = (stage.data.validation or stage.data.train)[0]
+    pairs = [pair_in(source, row) for row in range(min(SOURCES, source.rows.count))]
+    return [(stage.tokenizer.decode(read, skip_special=True), read.tolist()) for read, _ in pairs]

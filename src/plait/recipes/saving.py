@@ -16,7 +16,7 @@ from plait.checkpoint.resolve import read_state, step_directories, step_of
 from plait.checkpoint.run import Checkpoint, exact_weights, prune, save_checkpoint
 from plait.checkpoint.snapshot import Entry, Snapshot
 from plait.checkpoint.tensors import Lazy, fetched
-from plait.infer.params import LEARNED
+from plait.infer.params import LABELS, LEARNED
 from plait.nn.decoder import Decoder
 from plait.train.average import mean_of
 from plait.train.loop import TrainState
@@ -88,7 +88,8 @@ def whole_model(stage: Stage) -> Decoder | None:
     entries, pieces = _weights(stage)
     snapshot = Snapshot(placed.parameters, entries, pieces, stage.saving_group)
     if not placed.leads:
-        snapshot.offer()
+        stage.background.run(snapshot.offer)
+        stage.background.wait()
         return None
     model = empty_decoder(placed.config, entries[0].dtype)
     lazies = snapshot.tensors(WEIGHTS)
@@ -116,6 +117,7 @@ def _write(
         # the mean needs each of the new weights too: they are read once and kept
         whole = {name: fetched(lazy) for name, lazy in weights.items()}
         weights, average = whole, mean_of([whole, *(dict(exact_weights(path)) for path in averaged)])
+    labels = {LABELS: stage.data.labels} if stage.data.labels else {}
     optim: dict[str, dict[str, Lazy]] = {}
     for key, lazy in snapshot.tensors(OPTIM).items():
         name, _, slot = key.rpartition("/")
@@ -131,7 +133,7 @@ def _write(
         average=average,
         save_dtype=config.save_dtype,
         card=model_card(stage, row),
-        generation=stage.generation | {LEARNED: stage.recipe.data.kind},
+        generation=stage.generation | {LEARNED: stage.recipe.data.kind} | labels,
     )
     prune(stage.run_dir, config.keep_last, config.keep_best, also=averaged)
 
@@ -178,10 +180,13 @@ def model_card(stage: Stage, row: dict[str, Any]) -> str:
     config, parameters = stage.placed.config, stage.placed.parameters
     shapes = parameters.shapes.items()
     count = sum(math.prod(shape) for name, shape in shapes if name not in parameters.copies)
+    what, layers = "A decoder", f"{config.layers}"
+    if config.encoder_layers:
+        what, layers = "An encoder-decoder", f"{config.encoder_layers} + {config.layers}"
     lines = [
         f"# {stage.run_dir.name}",
         "",
-        f"A decoder of {count:,} parameters ({config.layers} layers, width {config.width}, context "
+        f"{what} of {count:,} parameters ({layers} layers, width {config.width}, context "
         f"{config.context}, {config.vocab:,} tokens), trained with plait for {row['step']:,} steps on "
         f"{row['tokens']:,} tokens.",
         "",

@@ -16,15 +16,16 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from plait.config import Config
 from plait.infer.engine import Engine
-from plait.serve import problems, prompts
+from plait.serve import problems, prompts, tasks
 from plait.serve.events import Events, exhaust, lines, unless_gone
 from plait.serve.guard import Guard
-from plait.serve.inputs import parse_json, read_messages, read_prompts
+from plait.serve.inputs import parse_json, read_messages, read_prompts, read_texts
 from plait.serve.metrics import Metrics
 from plait.serve.pages import page_files
 from plait.serve.problems import ApiError, as_api_error
 from plait.serve.replies import ChatReply, Reply, TextReply
-from plait.serve.requests import Asked, ChatAsked, TextAsked, read
+from plait.serve.requests import ChatAsked, TextAsked, read
+from plait.serve.tasks import TaskReply
 from plait.serve.worker import QueueFull, Stopping, Stream, Worker
 
 
@@ -34,6 +35,7 @@ class Limits(Config):
     body_bytes: int = Field(default=4 << 20, ge=1)
     body_seconds: float = Field(default=30.0, gt=0)
     sequences: int = Field(default=64, ge=1)  # prompts times n of one request
+    texts: int = Field(default=256, ge=1)  # of one request to a task
     queue: int = Field(default=32, ge=0)  # requests waiting for the one that runs
 
 
@@ -82,6 +84,7 @@ class App:
         app.add_api_route("/v1/models/{name:path}", self.model, response_model=None)
         app.add_api_route("/v1/completions", self.completions, methods=["POST"], response_model=None)
         app.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], response_model=None)
+        app.add_api_route("/v1/tasks/{name}", self.task, methods=["POST"], response_model=None)
         return app
 
     async def page(self, request: Request, name: str = "index.html") -> Response:
@@ -135,13 +138,14 @@ class App:
             yield None
             yield from engine.stream([ids], params)
 
-        return await self._answer(request, asked, reply, work)
+        return await self._answer(request, reply, work, stream=asked.stream)
 
     async def completions(self, request: Request) -> Response:
         """`POST /v1/completions`."""
         engine = self.engine
         asked = read(TextAsked, await self._json(request))
         self._check_model(asked.model)
+        prompts.check_echo(engine, asked)
         given = read_prompts(asked.prompt)
         params = prompts.sampling(asked, asked.max_tokens, asked.logprobs)
         rows = await asyncio.to_thread(prompts.encode_prompts, engine, given)
@@ -166,19 +170,39 @@ class App:
             yield scores
             yield from engine.stream(rows, params)
 
-        return await self._answer(request, asked, reply, work)
+        return await self._answer(request, reply, work, stream=asked.stream)
+
+    async def task(self, request: Request, name: str) -> Response:
+        """`POST /v1/tasks/{task}`: translate, summarize, answer or classify some texts."""
+        tasks.check_name(name)
+        asked = read(tasks.body_of(name), await self._json(request))
+        self._check_model(asked.model)
+        tasks.check_able(self.engine, name)
+        texts = read_texts(asked.input, self.limits.texts)
+        reply, work = await asyncio.to_thread(tasks.prepare, self.engine, name, asked, texts)
+        stream = self._submit(work)
+        return await self._whole(request, stream, tasks.gather(stream, reply), reply)
 
     async def _answer(
-        self, request: Request, asked: Asked, reply: Reply, work: Callable[[], Generator]
+        self, request: Request, reply: Reply, work: Callable[[], Generator], *, stream: bool
     ) -> Response:
         start = time.monotonic()
+        steps = self._submit(work)
+        chunks = self._chunks(steps, reply, start)
+        if stream:
+            return Events(lines(chunks), lambda: self._leave(steps, reply))
+        return await self._whole(request, steps, chunks, reply)
+
+    def _submit(self, work: Callable[[], Generator]) -> Stream:
         try:
-            stream = self.worker.submit(work)
+            return self.worker.submit(work)
         except (QueueFull, Stopping) as error:
             raise as_api_error(error) from None
-        chunks = self._chunks(stream, reply, start)
-        if asked.stream:
-            return Events(lines(chunks), lambda: self._leave(stream, reply))
+
+    async def _whole(
+        self, request: Request, stream: Stream, chunks: AsyncIterator, reply: Reply | TaskReply
+    ) -> Response:
+        """The answer at once, when `chunks` have gone through `reply`."""
         try:
             await unless_gone(request, exhaust(chunks))
         except Exception as error:
@@ -208,7 +232,7 @@ class App:
         for chunk in reply.closing():
             yield chunk
 
-    def _leave(self, stream: Stream, reply: Reply) -> None:
+    def _leave(self, stream: Stream, reply: Reply | TaskReply) -> None:
         """The answer is given or the client has gone: count it, and stop what still runs."""
         stream.cancel()
         self.metrics.prompt_tokens.inc(reply.prompt_tokens)
@@ -241,6 +265,7 @@ class App:
             "created": self.created,
             "owned_by": "plait",
             "max_model_len": self.engine.context,
+            "tasks": tasks.tasks_of(self.engine),
             "plait": self.facts,
         }
 

@@ -108,4 +108,6 @@ def route(path: str) -> str:
         return path
     if path.startswith("/v1/models/"):
         return "/v1/models/{id}"
+    if path.startswith("/v1/tasks/"):
+        return "/v1/tasks/{task}"
     return "/static/{name}" if path.startswith("/static/") else "other"

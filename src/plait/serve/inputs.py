@@ -1,4 +1,4 @@
-"""Reads what a request carries: its JSON, the messages of a chat, the prompts of a completion."""
+"""Reads what a request carries: its JSON, the messages of a chat, prompts, the texts of a task."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def read_prompts(prompt: Any) -> list[str | list[int]]:
         prompt = [prompt]
     if isinstance(prompt, list) and prompt:
         if all(isinstance(item, str) for item in prompt):
-            return [_whole_characters(item, "prompt") for item in prompt]
+            return [whole_characters(item, "prompt") for item in prompt]
         if all(_token_ids(item) for item in prompt):
             return prompt
     raise ApiError(
@@ -92,8 +92,33 @@ def read_prompts(prompt: Any) -> list[str | list[int]]:
     )
 
 
-def _whole_characters(text: str, where: str) -> str:
-    # JSON can spell what UTF-8 cannot
+def read_texts(given: Any, most: int) -> list[str]:
+    """The texts of a task: a string, or a list of at most `most`.
+
+    Raises:
+        ApiError: status 400 with `param: input`, or `input[1]` where that text is empty.
+    """
+    texts = [given] if isinstance(given, str) else given
+    if not (isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts)):
+        message = "input must be a string or a list of strings, at least one"
+        raise ApiError(message, param="input", code="invalid_type")
+    if len(texts) > most:
+        message = f"input holds {len(texts)} texts, more than {most} at once; send fewer"
+        raise ApiError(message, param="input", code="invalid_value")
+    for number, text in enumerate(texts):
+        where = f"input[{number}]"
+        if not whole_characters(text, where).strip():
+            message = f"{where} is empty; write at least one word"
+            raise ApiError(message, param=where, code="invalid_value")
+    return texts
+
+
+def whole_characters(text: str, where: str) -> str:
+    """The text itself, unless JSON spelled what UTF-8 cannot.
+
+    Raises:
+        ApiError: status 400 with `param: where`.
+    """
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -123,7 +148,7 @@ def _content(content: Any, where: str) -> str:
 def _text(value: Any, where: str, kind: str = "text") -> str:
     if not isinstance(value, str):
         raise ApiError(f"{where} must be {kind}, not {_json_name(value)}", param=where, code="invalid_type")
-    return _whole_characters(value, where)
+    return whole_characters(value, where)
 
 
 def _token_ids(value: Any) -> bool:

@@ -39,7 +39,7 @@ def page_files() -> dict[str, PageFile]:
 
 
 def model_facts(engine: Any, directories: list[Path]) -> dict[str, Any]:
-    """What `/v1/models` tells beyond OpenAI's fields: size, context, sampling, scores, example prompts.
+    """What `/v1/models` tells beyond OpenAI's fields: size, context, kind, sampling, scores, example prompts.
 
     `directories`: where `scores.json` and `suggestions.json` may lie; the first that has one counts.
     """
@@ -51,6 +51,8 @@ def model_facts(engine: Any, directories: list[Path]) -> dict[str, Any]:
         "vocabulary": engine.tokenizer.vocab_size,
         "context": engine.context,
         "chat": bool(engine.tokenizer.chat_template),
+        "encodes": engine.encodes,
+        "labels": engine.labels,
         "sampling": engine.recommended,
         "scores": [result for result in results or [] if isinstance(result, dict)],
         "suggestions": suggestions if isinstance(suggestions, list | dict) else [],

@@ -6,7 +6,7 @@ from plait.errors import ConfigError, PlaitError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.params import SamplingParams
 from plait.serve.problems import ApiError
-from plait.serve.requests import Asked
+from plait.serve.requests import Asked, TextAsked
 
 
 def sampling(asked: Asked, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
@@ -15,11 +15,20 @@ def sampling(asked: Asked, max_tokens: int | None, logprobs: int | None) -> Samp
 
 
 def encode_chat(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
-    """Ids of a chat, ready for the assistant's turn.
+    """Ids of a chat, ready for the assistant's turn; of an encoder-decoder, of its source.
 
     Raises:
-        ApiError: where the model has no chat template, or its template refuses the messages.
+        ApiError: where the model has no chat template, its template refuses the messages, or they are more
+            than one source.
     """
+    if engine.encodes:
+        if [message["role"] for message in messages] != ["user"]:
+            message = (
+                "this model is an encoder-decoder, which reads one source and writes its target: send one "
+                "message of the user, without a system message"
+            )
+            raise ApiError(message, param="messages", code="unsupported_parameter")
+        return engine.encode(messages[0]["content"])
     if not engine.tokenizer.chat_template:
         message = "this model has no chat template; use /v1/completions"
         raise ApiError(message, param="messages", code="unsupported_parameter")
@@ -45,6 +54,16 @@ def encode_prompts(engine: Engine, given: list[str | list[int]]) -> list[list[in
         return [engine.encode(item) if isinstance(item, str) else item for item in given]
     except PromptError as error:
         raise ApiError(str(error), param="prompt", code="invalid_value") from None
+
+
+def check_echo(engine: Engine, asked: TextAsked) -> None:
+    """Refuse probabilities of what an encoder-decoder reads: it has none."""
+    if engine.encodes and asked.echo and asked.logprobs is not None:
+        message = (
+            "this model is an encoder-decoder, which gives its source no probability; leave out echo or "
+            "logprobs"
+        )
+        raise ApiError(message, param="echo", code="unsupported_parameter")
 
 
 def check_prompts(

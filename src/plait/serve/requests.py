@@ -62,12 +62,17 @@ class StreamOptions(BaseModel):
     include_obfuscation: Literal[False] = False
 
 
-class Asked(BaseModel):
-    """What both kinds of completion understand; bounds are OpenAI's, extras are named as in vLLM."""
+class Body(BaseModel):
+    """What every body has: the model that is asked."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     model: str
+
+
+class Asked(Body):
+    """What both kinds of completion understand; bounds are OpenAI's, extras are named as in vLLM."""
+
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     n: int = Field(1, ge=1, le=128)
@@ -110,7 +115,30 @@ class TextAsked(Asked):
     best_of: int | None = Field(None, ge=1)
 
 
-Kind = TypeVar("Kind", bound=Asked)
+class SearchAsked(Body):
+    """Body of a task whose answers beam search finds; a field left out is the task's own.
+
+    `input` is read by `inputs.read_texts`; the others are of `BeamParams`.
+    """
+
+    input: Any
+    beams: int | None = Field(None, ge=1, le=32)
+    length_penalty: float | None = Field(None, ge=0, le=10)
+    no_repeat_ngram: int | None = Field(None, ge=0)
+    min_tokens: int | None = Field(None, ge=0)
+    max_tokens: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, le=32)
+
+
+class LabelsAsked(Body):
+    """Body of `/v1/tasks/classify`; without `labels` those the model learned, without `n` all of them."""
+
+    input: Any
+    labels: list[str] | None = Field(None, max_length=100)
+    n: int | None = Field(None, ge=1)
+
+
+Kind = TypeVar("Kind", bound=Body)
 
 
 def read(kind: type[Kind], raw: dict[str, Any]) -> Kind:
@@ -140,7 +168,7 @@ def read(kind: type[Kind], raw: dict[str, Any]) -> Kind:
     return asked
 
 
-def _check_pairs(asked: Asked) -> None:
+def _check_pairs(asked: Body) -> None:
     if isinstance(asked, ChatAsked):
         if asked.top_logprobs is not None and not asked.logprobs:
             raise ApiError("top_logprobs needs logprobs: true", param="top_logprobs", code="invalid_value")
@@ -164,7 +192,7 @@ def _check_pairs(asked: Asked) -> None:
                 param="max_tokens",
                 code="invalid_value",
             )
-    for token in asked.logit_bias:
+    for token in asked.logit_bias if isinstance(asked, Asked) else ():
         if not (token.isascii() and token.isdigit() and len(token) < 12):
             raise ApiError(
                 f"logit_bias: {token!r} is not a token id", param="logit_bias", code="invalid_value"

@@ -1,6 +1,6 @@
 """One thread owns the engine: requests wait in a bounded line, answers go back to the event loop.
 
-First come, first served, one request at a time.
+First come, first served, one request at a time; a long one lets those that wait go first now and then.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any
 from plait.errors import PlaitError
 
 Work = Callable[[], Generator[Any, None, None]]  # what a request does on the engine's thread, step by step
+TURN = object()  # yielded between steps: whoever waits goes first
+_END = object()
 
 
 class QueueFull(Exception):
@@ -37,6 +39,7 @@ class Stream:
 
     def __init__(self, work: Work, leave: Callable[[Stream], None]) -> None:
         self.work = work
+        self.steps: Generator[Any, None, None] | None = None  # of the work, once it has begun
         self.cancelled = False
         self.finished = False  # the last item was read
         self._leave = leave
@@ -75,8 +78,7 @@ class Worker:
         self._line: deque[Stream] = deque()
         self._wake = threading.Condition()
         self._closing = False
-        self._current: Stream | None = None
-        self._seconds = 1.0  # how long the latest request took
+        self._seconds = 1.0  # how long the latest request, or turn of one, took
         self._thread = threading.Thread(target=self._run, name="plait-engine", daemon=True)
 
     @property
@@ -89,7 +91,7 @@ class Worker:
         self._thread.start()
 
     def submit(self, work: Work) -> Stream:
-        """Put work in line.
+        """Put work in line; where it yields `TURN`, it goes to the end of the line.
 
         Raises:
             QueueFull: when `queue` requests wait already.
@@ -135,10 +137,10 @@ class Worker:
 
     def _run(self) -> None:
         while (stream := self._next()) is not None:
-            start = time.monotonic()
+            start, more, error = time.monotonic(), False, None
             try:
-                error = self._work(stream)
-            except PlaitError as problem:
+                more = self._work(stream)
+            except (PlaitError, Stopping) as problem:
                 error = problem
             except (
                 Exception
@@ -146,17 +148,35 @@ class Worker:
                 traceback.print_exc()
                 error = problem
             self._seconds = time.monotonic() - start
+            if more and self._step_back(stream):
+                continue
             self.running = 0
-            stream.put(error=error, last=True)
+            stream.put(error=Stopping("the server is shutting down") if more else error, last=True)
 
-    def _work(self, stream: Stream) -> Exception | None:
-        with contextlib.closing(stream.work()) as steps:
-            while not stream.cancelled:
+    def _work(self, stream: Stream) -> bool:
+        """Go on with a stream, to its end or to the end of a turn; whether more is to come."""
+        steps = stream.steps = stream.steps or stream.work()
+        more = False
+        try:
+            while not (stream.cancelled or more):
                 if self._closing:
-                    return Stopping("the server is shutting down")
-                try:
-                    item = next(steps)
-                except StopIteration:
+                    raise Stopping("the server is shutting down")
+                item = next(steps, _END)
+                if item is _END:
                     break
-                stream.put(item)
-        return None
+                more = item is TURN
+                if not more:
+                    stream.put(item)
+        finally:
+            if not more:
+                steps.close()
+        return more
+
+    def _step_back(self, stream: Stream) -> bool:
+        """Put a stream at the end of the line; False where the server is shutting down."""
+        with self._wake:
+            if self._closing:
+                return False
+            self._line.append(stream)
+            self.running = 0
+            return True

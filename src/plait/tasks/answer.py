@@ -1,13 +1,156 @@
-"""Question answering: a question, with a context to read it in or without one."""
+"""Question answering: a question alone, below a given context, or below what documents say about it."""
 
-from plait.infer.params import BeamParams
-from plait.tasks.task import Task, source_of
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from plait.data.notice import answer_elsewhere
+from plait.data.pairs import source_in, target_in
+from plait.errors import InputError, PromptError
+from plait.eval.inputs import primary
+from plait.infer.engine import Engine
+from plait.infer.params import BeamParams, SamplingParams
+from plait.tasks.retrieve import Index, Passage
+from plait.tasks.task import Task, prompt_of
 from plait.text.document import Document
+
+PASSAGES = 3  # of the documents, for each question
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model says to a question, and the passages (`file#number`) it could read."""
+
+    text: str
+    citations: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question as the model reads it.
+
+    Attributes:
+        cut: whether only the beginning of its context fits the model's own.
+    """
+
+    document: Document
+    prompt: list[int]
+    citations: list[str] = field(default_factory=list)
+    cut: bool = False
+
+
+def question_of(document: Document) -> str:
+    """The context, if there is one, and the question below it, as in training.
+
+    Raises:
+        InputError: a record without a question.
+    """
+    question = document.record.get("question", document.text or source_in(document))
+    if not (question or "").strip():
+        found = ", ".join(document.record) or "nothing"
+        what = "an empty question" if question is not None else found
+        raise InputError(f"{document.id} holds {what}; a question is needed, and may have a context")
+    return document.text or source_in(document) or ""
 
 
 def answers_of(document: Document) -> list[str]:
     """Every right answer; none where the context holds none (SQuAD 2.0)."""
-    return document.record.get("answers") or [""]
+    target = target_in(document)
+    return document.record.get("answers") or ["" if target is None else target]
 
 
-TASK = Task("answer", BeamParams(beams=1, max_tokens=64), ("squad_em", "squad_f1"), source_of, answers_of)
+def metrics_for(lang: str | None) -> tuple[str, ...]:
+    """Those of the texts' language."""
+    return ("cmrc",) if primary(lang) == "zh" else TASK.metrics
+
+
+def elsewhere(documents: Sequence[Document]) -> tuple[int, str]:
+    """How many questions have answers, but none in their context, and the id of the first."""
+    ids = [document.id for document in documents if answer_elsewhere(document)]
+    return len(ids), ids[0] if ids else ""
+
+
+def asked(document: Document, context: str | None = None) -> Document:
+    """A record or a line as a question, with a context unless it has one of its own."""
+    record = document.record
+    if "question" not in record:
+        record = {**record, "question": document.text or record.get("source") or record.get("prompt") or ""}
+    if context and not record.get("context"):
+        record = {**record, "context": context}
+    return Document(document.id, "", record)
+
+
+def as_question(
+    engine: Engine,
+    document: Document,
+    decoding: BeamParams,
+    *,
+    context: str | None = None,
+    index: Index | None = None,
+    passages: int = PASSAGES,
+) -> Question:
+    """A question with as much of its context as fits the model's, or with the passages that answer it.
+
+    A model that was trained to converse is shown the number and source of each passage, so that it may name
+    them; one that was trained on pairs knows contexts without.
+
+    Args:
+        context: of a question that has none of its own.
+        index: to find passages in, in the place of any context.
+
+    Raises:
+        InputError: a question that is empty, or does not fit even without a context.
+    """
+    question_of(document)
+    document = asked(document, context)
+    room = engine.context - (0 if engine.encodes else min(decoding.max_tokens or 1, engine.context // 2))
+    size = _size(engine, document)
+    if index is None:
+        whole = document.record.get("context") or ""
+        held = whole[: _fitting(lambda end: size(whole[:end]) <= room, len(whole))]
+        return _question(engine, document, held, [], cut=held != whole)
+    found = index.search(document.record["question"], passages)
+    numbered = not (engine.encodes or engine.learned == "pairs")
+
+    def shown(some: Sequence[Passage]) -> str:
+        heads = (f"[{number}] {one.source}\n" if numbered else "" for number, one in zip(count(1), some))
+        return "\n".join(head + one.text for head, one in zip(heads, some))
+
+    kept = found[: _fitting(lambda many: size(shown(found[:many])) <= room, len(found))]
+    whole = shown(kept or found[:1])
+    held = whole[: _fitting(lambda end: size(whole[:end]) <= room, len(whole))]
+    sources = [one.source for one in kept or found[:1]] if held else []
+    return _question(engine, document, held, sources, cut=held != whole)
+
+
+def _question(
+    engine: Engine, document: Document, context: str, citations: list[str], *, cut: bool
+) -> Question:
+    document = replace(document, record=document.record | {"context": context})
+    try:
+        prompt = prompt_of(engine, TASK, document)
+        engine.check(prompt, SamplingParams(max_tokens=1))
+    except PromptError as error:
+        raise PromptError(f"{document.id}: {error}") from None
+    return Question(document, prompt, citations, cut)
+
+
+def _size(engine: Engine, document: Document) -> Callable[[str], int]:
+    """How many tokens the question takes below a context."""
+    return lambda context: len(
+        prompt_of(engine, TASK, replace(document, record=document.record | {"context": context}))
+    )
+
+
+def _fitting(fits: Callable[[int], bool], most: int) -> int:
+    """The largest number up to `most` that fits, 0 if none does; what fits must not grow again."""
+    low, high = 0, most
+    while low < high:
+        middle = high if high == most else (low + high + 1) // 2  # all of it fits as a rule
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
+    return low
+
+
+TASK = Task("answer", BeamParams(beams=1, max_tokens=64), ("squad_em", "squad_f1"), question_of, answers_of)

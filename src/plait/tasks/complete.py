@@ -1,10 +1,18 @@
-"""Free continuation of a prompt or a conversation: what a line of input asks for."""
+"""Continuing a prompt, a conversation or a text, and filling in what lies between a prefix and a suffix."""
 
 from __future__ import annotations
 
-from plait.errors import InputError
+from collections.abc import Iterable, Iterator
+
+from plait.data.fim import before_middle, cut
+from plait.errors import InputError, ModelError, PromptError
 from plait.infer.engine import Engine
+from plait.infer.params import BeamParams, SamplingParams
+from plait.infer.prompts import begin_id
+from plait.tasks.task import Task
 from plait.text.document import Document
+
+EVALUATION_SEED = 0  # of the places where running text is cut to be scored
 
 
 def prompt_of(engine: Engine, document: Document) -> list[int]:
@@ -20,3 +28,66 @@ def prompt_of(engine: Engine, document: Document) -> list[int]:
         return engine.encode(record.get("prompt") or document.text)
     found = ", ".join(record) or "nothing"
     raise InputError(f"{document.id} holds {found}; a line to complete needs prompt, messages or text")
+
+
+def completion_prompt(engine: Engine, document: Document) -> list[int]:
+    """The tokens to continue: of a record with `suffix` what stands before the middle, else its prompt.
+
+    Raises:
+        InputError: a record without text, or one that does not fit, by its id.
+        ModelError: an encoder-decoder; a suffix, and a model that has not learned to fill in a middle.
+    """
+    if engine.encodes:
+        raise ModelError(
+            f"{engine.name} is an encoder-decoder, which writes a target for a source and continues no text; "
+            "use a decoder, or plait translate, summarize, answer or classify"
+        )
+    record, tokenizer = document.record, engine.tokenizer
+    try:
+        if "suffix" in record:
+            prefix, suffix = (tokenizer.encode_plain(record.get(side) or "") for side in ("prefix", "suffix"))
+            start = begin_id(tokenizer)
+            prompt = before_middle(prefix, suffix, tokenizer)
+            prompt = prompt if start is None else [start, *prompt]
+        elif "prefix" in record:
+            prompt = engine.encode(record["prefix"])
+        else:
+            prompt = prompt_of(engine, document)
+        engine.check(prompt, SamplingParams(max_tokens=1))
+    except PromptError as error:
+        raise PromptError(f"{document.id}: {error}") from None
+    except ModelError as error:
+        raise ModelError(f"{engine.name}: {error}") from None
+    return prompt
+
+
+def middles(documents: Iterable[Document]) -> Iterator[Document]:
+    """Records with `prefix`, `suffix` and `middle`: as they are, or cut from running text."""
+    for document in documents:
+        if "suffix" in document.record:
+            yield document
+        elif document.text and (parts := cut(document.text, EVALUATION_SEED)) and parts.middle:
+            yield Document(document.id, "", vars(parts))
+
+
+def middle_of(document: Document) -> list[str]:
+    """What stands between prefix and suffix.
+
+    Raises:
+        InputError: a record without.
+    """
+    middle = document.record.get("middle")
+    if not middle:
+        found = ", ".join(document.record) or "nothing"
+        raise InputError(
+            f"{document.id} holds {found}; prefix, suffix and middle are needed, or running text"
+        )
+    return [middle]
+
+
+def prefix_of(document: Document) -> str:
+    """What stands before the middle."""
+    return document.record.get("prefix") or ""
+
+
+TASK = Task("complete", BeamParams(beams=1), ("exact_match", "chrf"), prefix_of, middle_of, questions=middles)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 
-from plait.data.inputs import pair_of
+from plait.data.pairs import found_in, source_in, target_in
 from plait.errors import ConfigError, InputError, ModelError, PromptError, did_you_mean
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, Hypothesis, SamplingParams
@@ -45,12 +45,9 @@ def source_of(document: Document) -> str:
     Raises:
         InputError: a record with neither.
     """
-    record = document.record
-    pair = pair_of(document)
-    text = pair[0] if pair else document.text or record.get("source") or record.get("prompt")
+    text = source_in(document) or document.text
     if not text:
-        found = ", ".join(record) or "nothing"
-        raise InputError(f"{document.id} holds {found}; a source or text is needed")
+        raise InputError(f"{document.id} holds {found_in(document)}; a source or text is needed")
     return text
 
 
@@ -60,11 +57,12 @@ def target_of(document: Document) -> list[str]:
     Raises:
         InputError: a record without one.
     """
-    pair = pair_of(document)
-    if pair is None:
-        found = ", ".join([*(["text"] if document.text else []), *document.record]) or "nothing"
-        raise InputError(f"{document.id} holds {found}; a source and a target are needed to score it")
-    return [pair[1]]
+    target = target_in(document)
+    if target is None:
+        raise InputError(
+            f"{document.id} holds {found_in(document)}; a source and a target are needed to score it"
+        )
+    return [target]
 
 
 def prompt_of(engine: Engine, task: Task, document: Document) -> list[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 # the fields of a record that hold text, in reading order; `answers` and `messages` are lists
 TEXT_FIELDS = (
-    "context", "question", "instruction", "input", "prompt", "source",
+    "context", "question", "instruction", "input", "prompt", "source", "prefix", "middle", "suffix",
     "output", "target", "chosen", "rejected", "answers", "messages",
 )  # fmt: skip
 

@@ -44,7 +44,7 @@ def from_merges(file: str | Path, texts: Iterable[str] = ()) -> Tokenizer:
     tokens = [*SPECIAL_TOKENS, UNKNOWN_TOKEN, *sorted(symbols), *chain.from_iterable(merges), *made]
     vocab = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     backend = words_backend(vocab, merges)
-    backend.add_special_tokens(special_tokens(UNKNOWN_TOKEN))
+    backend.add_special_tokens(special_tokens((*SPECIAL_TOKENS, UNKNOWN_TOKEN)))
     return Tokenizer(backend.to_str(), own_settings(UNKNOWN_TOKEN))
 
 

@@ -12,10 +12,14 @@ from plait.text.document import Document
 
 Fields = Mapping[str, str | int]  # our name → the column's name, or its number in a table without header
 
-LEADING = ("text", "messages", "source", "question", "prompt", "chosen", "instruction")
-FORMS = "text; source, target; messages; context, question, answers; prompt; chosen, rejected; instruction"
+LEADING = ("text", "messages", "source", "question", "prompt", "prefix", "chosen", "instruction")
+FORMS = (
+    "text; source, target; messages; context, question, answers; prompt; prefix, suffix; chosen, rejected; "
+    "instruction"
+)
 STRINGS = (
     "text", "source", "target", "context", "question", "prompt", "instruction", "input", "output",
+    "prefix", "suffix", "middle",
 )  # fmt: skip
 ROLES = ("system", "user", "assistant")
 
@@ -59,8 +63,8 @@ def _renamed(row: Mapping[Any, Any], place: str, fields: Fields) -> dict[str, An
             hint = did_you_mean(str(column), known)
             raise InputError(f"{place} has no column {column!r}{hint}; found: {', '.join(known) or 'none'}")
     renamed = {ours: row[column] for ours, column in fields.items()}
-    taken = set(fields.values())
-    return renamed | {key: value for key, value in row.items() if key not in taken and key not in renamed}
+    used = {*fields.values(), *renamed}
+    return renamed | {str(key): value for key, value in row.items() if key not in used}
 
 
 def _string(value: Any, name: str, place: str) -> str | None:

@@ -11,6 +11,7 @@ from plait.config import Config
 # always the first ids, in this order; `<|end|>` begins a document and ends a document or a turn
 SPECIAL_TOKENS = ("<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
 UNKNOWN_TOKEN = "<|unk|>"  # the sixth, only in the `words` style, which cannot spell every character
+FIM_TOKENS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")  # the next, where `fim` asks for them
 WORD_END = "</w>"
 DEFAULT_VOCAB = 8192
 
@@ -28,11 +29,13 @@ class TokenizerConfig(Config):
         kind: `bpe` (merges of frequent neighbours; Sennrich et al. 2016), `unigram` (pieces of a unigram
             language model; Kudo 2018), `char` (one token a character) or `byte` (one token a byte).
         vocab_size: number of tokens, special tokens included. For `bpe` and `unigram` 8192 unless given; for
-            `char` every character of the text unless given; for `byte` always 261.
+            `char` every character of the text unless given; for `byte` always 261, or 264 with `fim`.
         style: `byte-level` spells any text exactly. `words` (only with `bpe`) splits at spaces and marks the
             end of a word with `</w>` as subword-nmt does: it loses repeated spaces and unknown characters.
         merges: number of merges, in the `words` style instead of `vocab_size`.
         merges_file: published merges in subword-nmt's format, which is the `words` style; nothing is learned.
+        fim: have the special tokens by which a model learns to fill in the middle of a text (Bavarian et al.
+            2022), see `data.fim`.
     """
 
     kind: Kind = "bpe"
@@ -40,6 +43,7 @@ class TokenizerConfig(Config):
     style: Style = "byte-level"
     merges: int | None = None
     merges_file: str | None = None
+    fim: bool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -55,12 +59,14 @@ class TokenizerConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> TokenizerConfig:
+        if self.fim and self.merges_file is not None:
+            raise ValueError("fim=true adds tokens to what is learned, and merges_file is not; leave one out")
         if self.style == "words":
             self._check_words()
             return self
         if self.merges is not None:
             raise ValueError(f"merges={self.merges} counts the merges of style=words; use vocab_size instead")
-        smallest = smallest_vocab(self.kind)
+        smallest = smallest_vocab(self.kind, self.fim)
         if self.kind == "byte" and self.vocab_size not in (None, smallest):
             raise ValueError(
                 f"vocab_size={self.vocab_size} does not fit kind=byte, which always has {smallest} tokens; "
@@ -72,6 +78,12 @@ class TokenizerConfig(Config):
                 "to spell any text and for special tokens; use a larger one"
             )
         return self
+
+    @property
+    def special(self) -> tuple[str, ...]:
+        """All special tokens, in the order of their ids, which are the first."""
+        unknown = (UNKNOWN_TOKEN,) if self.style == "words" else ()
+        return (*SPECIAL_TOKENS, *unknown, *(FIM_TOKENS if self.fim else ()))
 
     def _check_words(self) -> None:
         if self.kind != "bpe":
@@ -88,8 +100,7 @@ class TokenizerConfig(Config):
             raise ValueError(f"merges={self.merges} must be at least 1")
 
 
-def smallest_vocab(kind: Kind) -> int:
+def smallest_vocab(kind: Kind, fim: bool = False) -> int:
     """Tokens a byte-level vocabulary cannot do without: the special ones and those that spell any byte."""
-    if kind == "char":
-        return len(SPECIAL_TOKENS) + 128 + len(FALLBACK_BYTES)
-    return len(SPECIAL_TOKENS) + 256
+    special = len(SPECIAL_TOKENS) + (len(FIM_TOKENS) if fim else 0)
+    return special + (128 + len(FALLBACK_BYTES) if kind == "char" else 256)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,15 @@ from plait.text.tokenizer_config import SPECIAL_TOKENS
 DEFINITION, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 
 
-def own_settings(unknown: str | None = None) -> dict[str, Any]:
-    """tokenizer_config.json of a tokenizer with plait's special tokens."""
+def own_settings(unknown: str | None = None, more: Sequence[str] = ()) -> dict[str, Any]:
+    """tokenizer_config.json of a tokenizer with plait's special tokens, and with more."""
     end, pad, *roles = SPECIAL_TOKENS
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": end,
         "eos_token": end,
         "pad_token": pad,
-        "additional_special_tokens": roles,
+        "additional_special_tokens": [*roles, *more],
         "clean_up_tokenization_spaces": False,
     }
     return settings | ({"unk_token": unknown} if unknown else {})

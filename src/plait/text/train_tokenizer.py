@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trainers
@@ -19,7 +19,7 @@ from plait.text.stream import byte_alphabet
 from plait.text.tokenizer import Tokenizer
 from plait.text.tokenizer_config import (
     FALLBACK_BYTES,
-    SPECIAL_TOKENS,
+    FIM_TOKENS,
     UNKNOWN_TOKEN,
     WORD_END,
     Kind,
@@ -59,36 +59,36 @@ def train(
     vocab_size: int | None = None,
     style: Style = "byte-level",
     merges: int | None = None,
+    fim: bool = False,
 ) -> Tokenizer:
     """Learn a tokenizer with plait's special tokens and chat template.
 
     Args:
         texts: the corpus, read once; the `words` style keeps it in memory.
-        kind, vocab_size, style, merges: see `TokenizerConfig`.
+        kind, vocab_size, style, merges, fim: see `TokenizerConfig`.
 
     Raises:
         ConfigError: for settings that do not go together, or more tokens than the texts support.
         InputError: where there is no text.
     """
-    given = {"kind": kind, "vocab_size": vocab_size, "style": style, "merges": merges}
+    given = {"kind": kind, "vocab_size": vocab_size, "style": style, "merges": merges, "fim": fim}
     config = build(TokenizerConfig, given, source="tokenizer")
     chunks = _chunks(texts)
     first = next(chunks, None)
     if first is None:
         raise InputError("there is no text to learn a tokenizer from; give files that are not empty")
     backend = _learn(config, _counted(chain([first], chunks)))
-    if style == "words":
-        return Tokenizer(backend.to_str(), own_settings(UNKNOWN_TOKEN))
-    return Tokenizer(backend.to_str())
+    unknown = UNKNOWN_TOKEN if style == "words" else None
+    return Tokenizer(backend.to_str(), own_settings(unknown, FIM_TOKENS if fim else ()))
 
 
 def _learn(config: TokenizerConfig, chunks: Iterator[str]) -> Backend:
     if config.style == "words":
         return _words(chunks, config)
     if config.kind == "char":
-        return _characters(chunks, config.vocab_size)
+        return _characters(chunks, config)
     if config.kind == "byte":
-        return _bytes()
+        return _bytes(config)
     return _byte_level(chunks, config)
 
 
@@ -98,15 +98,15 @@ def _byte_level(chunks: Iterator[str], config: TokenizerConfig) -> Backend:
     backend.decoder = decoders.ByteLevel()
     backend.train_from_iterator(chunks, byte_level_trainer(config))
     _check_size(backend.get_vocab_size(), config.vocab_size or 0)
-    return backend if config.kind == "bpe" else _reproducible(backend)
+    return backend if config.kind == "bpe" else _reproducible(backend, len(config.special))
 
 
-def _reproducible(backend: Backend) -> Backend:
+def _reproducible(backend: Backend, first: int) -> Backend:
     """Take out of a unigram vocabulary what differs from run to run: the last digits of scores, and the
     order and scores of bytes that the text lacks (the library gives them steps above the lowest score)."""
     definition = json.loads(backend.to_str())
     vocab = definition["model"]["vocab"]
-    special, learned = vocab[: len(SPECIAL_TOKENS)], vocab[len(SPECIAL_TOKENS) :]
+    special, learned = vocab[:first], vocab[first:]
     lowest = min(score for _, score in learned)
     alphabet = byte_alphabet()
     spare = {token for token, score in learned if token in alphabet and score < lowest + 0.03}
@@ -125,7 +125,7 @@ def byte_level_trainer(config: TokenizerConfig) -> trainers.Trainer:
     """The library's trainer with plait's settings for `bpe` and `unigram`."""
     shared = {
         "vocab_size": config.vocab_size,
-        "special_tokens": special_tokens(),
+        "special_tokens": special_tokens(config.special),
         "initial_alphabet": sorted(byte_alphabet()),
         "show_progress": sys.stderr.isatty(),
     }
@@ -138,40 +138,41 @@ def _byte_spelling() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
 
 
-def special_tokens(*more: str) -> list[AddedToken]:
-    """plait's special tokens, always the first ids."""
-    return [AddedToken(token, special=True, normalized=False) for token in (*SPECIAL_TOKENS, *more)]
+def special_tokens(names: Sequence[str]) -> list[AddedToken]:
+    """Special tokens, always the first ids."""
+    return [AddedToken(name, special=True, normalized=False) for name in names]
 
 
-def _bytes() -> Backend:
-    tokens = [*SPECIAL_TOKENS, *sorted(byte_alphabet(), key=byte_alphabet().__getitem__)]
+def _bytes(config: TokenizerConfig) -> Backend:
+    tokens = [*config.special, *sorted(byte_alphabet(), key=byte_alphabet().__getitem__)]
     backend = Backend(models.BPE({token: index for index, token in enumerate(tokens)}, []))
     backend.pre_tokenizer = _byte_spelling()
     backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens(special_tokens())
+    backend.add_special_tokens(special_tokens(config.special))
     return backend
 
 
-def _characters(chunks: Iterator[str], vocab_size: int | None) -> Backend:
+def _characters(chunks: Iterator[str], config: TokenizerConfig) -> Backend:
+    vocab_size = config.vocab_size
     counts: Counter[str] = Counter()
     for chunk in chunks:
         counts.update(chunk)
     spare = [f"<0x{byte:02X}>" for byte in FALLBACK_BYTES]
-    always = [*SPECIAL_TOKENS, *spare, *map(chr, range(128))]
+    always = [*config.special, *spare, *map(chr, range(128))]
     seen = sorted((c for c in counts if ord(c) >= 128), key=lambda c: (-counts[c], c))
     _check_size(len(always) + len(seen), vocab_size or 0)
     kept = sorted(seen[: vocab_size - len(always)] if vocab_size else seen)
     vocab = {token: index for index, token in enumerate(always + kept)}
     backend = Backend(models.BPE(vocab, [], byte_fallback=True))
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    backend.add_special_tokens(special_tokens())
+    backend.add_special_tokens(special_tokens(config.special))
     return backend
 
 
 def _words(chunks: Iterator[str], config: TokenizerConfig) -> Backend:
     # a spelled special token must not become a merge: its id would then stand for plain text
     texts = [chunk.replace("<|", "< |") for chunk in chunks]
-    specials = special_tokens(UNKNOWN_TOKEN)
+    specials = special_tokens(config.special)
     base = len(specials) + _alphabet_size(texts)
     size = base + config.merges if config.merges else config.vocab_size or 0
     if size < base:

@@ -51,15 +51,18 @@ export async function models() {
   return (await (await send("/v1/models")).json()).data;
 }
 
+function asPost(body, signal) {
+  return { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body), signal };
+}
+
+// The JSON that answers some JSON.
+export async function post(path, body, signal) {
+  return (await send(path, asPost(body, signal))).json();
+}
+
 // Yields the JSON of each event of a streamed completion.
 export async function* stream(path, body, signal) {
-  const options = {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...body, stream: true }),
-    signal,
-  };
-  const reader = (await send(path, options)).body.pipeThrough(new TextDecoderStream()).getReader();
+  const reader = (await send(path, asPost({ ...body, stream: true }, signal))).body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   try {
     for (;;) {

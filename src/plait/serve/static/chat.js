@@ -11,6 +11,7 @@ import { hideTip, probabilitySwitch, TokenText } from "./tokens.js";
 const SHOWN_ALTERNATIVES = 5;
 
 export const name = "chat";
+export const samples = true;
 
 export function mount(section, app) {
   const turns = []; // {role, text, node, ...}; an assistant's turn also has {tokens, run, problem}
@@ -55,7 +56,7 @@ export function mount(section, app) {
   welcome();
 
   function welcome() {
-    const title = app.model.plait?.chat === false ? words("no_chat", {}, "h1") : words("welcome_chat", { model: app.model.id }, "h1");
+    const title = words("welcome_chat", { model: app.model.id }, "h1");
     const lead = words("welcome_lead", { parameters: () => amount(app.model.plait.parameters) }, "p");
     const mark = icon("mark");
     thread.replaceChildren(el("div", { class: "welcome" }, mark, title, lead, chips(app.model, "chat", ask)));

@@ -11,6 +11,7 @@ const SHOWN_ALTERNATIVES = 5;
 const USUAL_LENGTH = 64; // tokens, where the settings name no length
 
 export const name = "complete";
+export const samples = true; // the settings of sampling are its own
 
 export function mount(section, app) {
   let run = null;

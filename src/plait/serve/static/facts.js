@@ -44,6 +44,13 @@ function live(text, tag) {
   return words("same", { text }, tag, {});
 }
 
+// Why a model cannot do what a tab is for, as a key of the words; null where it can.
+export function unable(model, name) {
+  if (!model.tasks || model.tasks.includes(name)) return null;
+  if (model.plait?.encodes) return name === "chat" ? "no_chat_pairs" : "no_complete";
+  return name === "chat" ? "no_chat" : "no_task";
+}
+
 // Example prompts of a tab: from the server, or general ones.
 export function suggestions(model, kind) {
   const given = model.plait?.suggestions ?? [];

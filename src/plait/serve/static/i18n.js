@@ -2,7 +2,8 @@
 // data-t-title, data-t-placeholder for attributes), so that switching needs no reload.
 
 import { el, recall, remember } from "./dom.js";
-import { en, zh } from "./words.js";
+import { en } from "./en.js";
+import { zh } from "./zh.js";
 
 const LANGUAGES = { en, zh };
 let language = recall("language") ?? (navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en");
@@ -56,7 +57,7 @@ export function amount(number) {
 }
 
 export function decimals(number, digits = 2) {
-  const style = { maximumFractionDigits: digits, minimumFractionDigits: digits };
+  const style = { maximumFractionDigits: digits, minimumFractionDigits: digits, signDisplay: "negative" };
   return new Intl.NumberFormat(language === "zh" ? "zh-CN" : "en", style).format(number);
 }
 

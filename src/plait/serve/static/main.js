@@ -4,11 +4,12 @@ import { inWords, models, setKey } from "./api.js";
 import * as chat from "./chat.js";
 import * as complete from "./complete.js";
 import { $, el, recall, remember } from "./dom.js";
-import { factsNode } from "./facts.js";
-import { currentLanguage, setLanguage, t, words } from "./i18n.js";
+import { factsNode, unable } from "./facts.js";
+import { currentLanguage, setLanguage, t, translateAll, words } from "./i18n.js";
 import { Settings } from "./settings.js";
+import * as tasks from "./task.js";
 
-const TABS = [chat, complete];
+const TABS = [chat, complete, tasks.translate, tasks.summarize, tasks.answer, tasks.classify];
 const WIDE = matchMedia("(min-width: 62rem)");
 
 const app = {
@@ -60,25 +61,24 @@ async function start() {
   $("#main").replaceChildren();
   $("#tabs").replaceChildren();
   for (const tab of TABS) addTab(tab);
-  const chats = app.model.plait?.chat !== false;
-  select(recall("tab", chats ? "chat" : "complete"));
+  select(recall("tab", app.model.plait?.labels?.length ? "classify" : "chat"));
 }
 
 function addTab(tab) {
-  const properties = { role: "tab", id: `tab-${tab.name}`, "aria-controls": tab.name, type: "button" };
-  const button = words(`tab_${tab.name}`, {}, "button", properties);
-  button.addEventListener("click", () => select(tab.name));
+  const reason = unable(app.model, tab.name);
+  const properties = { role: "tab", id: `tab-${tab.name}`, "aria-controls": tab.name, type: "button", tabindex: "-1" };
+  const button = words(`tab_${tab.name}`, {}, "button", { ...properties, "aria-disabled": reason && "true", "data-t-title": reason });
+  button.addEventListener("click", () => (reason ? app.announce(t(reason)) : select(tab.name)));
   button.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!step) return;
-    const at = TABS.findIndex((other) => other.name === tab.name);
-    select(TABS.at((at + step) % TABS.length).name);
-    $(`#tab-${current()}`).focus();
+    const next = TABS.at((TABS.indexOf(tab) + step) % TABS.length);
+    $(`#tab-${next.name}`).click();
+    $(`#tab-${next.name}`).focus(); // also where it is disabled, to hear why
   });
   const section = el("section", { id: tab.name, role: "tabpanel", "aria-labelledby": `tab-${tab.name}`, hidden: true });
   $("#tabs").append(button);
   $("#main").append(section);
-  mounted.set(tab.name, tab.mount(section, app));
   setLanguage(currentLanguage());
 }
 
@@ -87,8 +87,13 @@ function current() {
 }
 
 function select(name) {
-  if (!mounted.has(name)) name = TABS[0].name;
+  const able = TABS.filter((tab) => !unable(app.model, tab.name));
+  const chosen = able.find((tab) => tab.name === name) ?? able[0];
+  name = chosen.name;
+  if (!mounted.has(name)) mounted.set(name, chosen.mount($(`#${name}`), app));
+  translateAll($(`#${name}`));
   remember("tab", name);
+  $("#sampling").hidden = !chosen.samples;
   for (const tab of TABS) {
     const on = tab.name === name;
     const button = $(`#tab-${tab.name}`);
@@ -96,6 +101,7 @@ function select(name) {
     button.tabIndex = on ? 0 : -1;
     $(`#${tab.name}`).hidden = !on;
   }
+  $(`#tab-${name}`).scrollIntoView({ block: "nearest", inline: "nearest" });
   if (WIDE.matches) mounted.get(name).focus();
 }
 

@@ -1,0 +1,139 @@
+"""`plait answer`: a question alone, below a context, or over documents, with the passages that were read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from plait.config import build
+from plait.errors import ConfigError
+from plait.infer.params import BeamParams
+from plait.recipes.answers_file import Made
+from plait.recipes.apply import Application, made_with, read_request, respond, searched, shown
+from plait.text.document import Document
+
+if TYPE_CHECKING:
+    from plait.tasks.retrieve import Index
+
+ALONE = "a question has either --context or --documents, not both"
+
+
+def answer(
+    model: str | Path,
+    question: str | None = None,
+    *,
+    context: str | None = None,
+    documents: Sequence[str | Path] = (),
+    passages: int = 3,
+    input: str | Path | None = None,
+    output: str | Path | None = None,
+    decoding: Mapping[str, Any] | None = None,
+    batch: int = 32,
+    device: str = "cpu",
+    dtype: str | None = None,
+) -> None:
+    """Answer one question, every question of a file, or what is typed; below it what could be read, if found.
+
+    Args:
+        model: a model, step or run directory.
+        context: a text, or the file that holds it, for questions without a context of their own.
+        documents: files and folders to find passages in instead.
+        passages: how many of them a question is shown, if they fit the model's context.
+        input, output, batch: see `plait.recipes.apply.Request`.
+        decoding: fields of `BeamParams` that differ from the task's own.
+
+    Raises:
+        ConfigError: an impossible setting.
+        InputError: no question, documents without text, an output that is there already.
+        MissingExtra: documents without the package that searches them.
+        ModelError: the model cannot be loaded, or is of the wrong kind.
+    """
+    if context is not None and documents:
+        raise ConfigError(ALONE)
+    if passages < 1:
+        raise ConfigError(f"passages={passages} must be at least 1")
+    request = read_request(question, input, output, batch)
+    text = None if context is None else text_or_file(context)
+    from plait.infer.engine import Engine
+    from plait.recipes.evaluate_task import warn_of
+    from plait.tasks import answer as task
+
+    index = index_of(documents) if documents else None
+    params = build(BeamParams, task.TASK.decoding.model_dump() | dict(decoding or {}), source="decoding")
+    engine = Engine(model, device=device, dtype=dtype)
+
+    def check(records: Sequence[Document]) -> list[task.Question]:
+        questions = [
+            task.as_question(engine, record, params, context=text, index=index, passages=passages)
+            for record in records
+        ]
+        warn_of(questions)
+        return questions
+
+    def found(questions: list[task.Question]) -> list[Made]:
+        made = searched(engine, [question.prompt for question in questions], params, batch)
+        if index is None:
+            return made
+        cited = [{"citations": question.citations} for question in questions]
+        return [[row | more for row in rows] for rows, more in zip(made, cited)]
+
+    application = Application(
+        "answer",
+        ask=lambda text: Document("question", text),
+        check=check,
+        answer=found,
+        show=_shown,
+        line=lambda row: row["completion"],
+        made_with=made_with(engine, f"{params.describe()}{_read(text, index, passages)}"),
+        each=params.n,
+    )
+    respond(request, application)
+
+
+def text_or_file(context: str) -> str:
+    """The text itself, or what the file of this name holds.
+
+    Raises:
+        InputError: a file that cannot be read as text.
+    """
+    from plait.text.readers import read
+
+    try:
+        is_file = Path(context).is_file()
+    except OSError:  # longer than a name may be
+        is_file = False
+    return "\n\n".join(document.body() for document in read(context)) if is_file else context
+
+
+def index_of(documents: str | Path | Sequence[str | Path]) -> Index:
+    """The passages of files and folders, ready to be searched.
+
+    Raises:
+        InputError: files that are missing or hold no text.
+        MissingExtra: without the package that searches.
+    """
+    from plait.tasks.retrieve import Index
+    from plait.tasks.retrieve import passages as cut
+    from plait.text.readers import read
+
+    return Index(cut(read(documents)))
+
+
+def _shown(rows: Made) -> str:
+    """The answer, and below it each passage that was read."""
+    cited = [f"[{number}] {source}" for number, source in enumerate(rows[0].get("citations", ()), 1)]
+    return "\n".join([shown(rows), *cited])
+
+
+def _read(context: str | None, index: Index | None, passages: int) -> str:
+    """What answers depend on beside the model."""
+    if index is not None:
+        texts = "\0".join(one.text for one in index.passages)
+        return f"|passages:{passages}|documents:{_digest(texts)}"
+    return "" if context is None else f"|context:{_digest(context)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:12]

@@ -1,0 +1,208 @@
+"""`/v1/tasks`: what a model can be asked to do, and how texts travel through a task, some at a time."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Generator
+from typing import Any
+
+from plait.errors import PlaitError, PromptError, did_you_mean
+from plait.infer.engine import Engine
+from plait.infer.params import BeamParams, SamplingParams
+from plait.serve.inputs import whole_characters
+from plait.serve.problems import ApiError
+from plait.serve.requests import LabelsAsked, SearchAsked
+from plait.serve.worker import TURN, Stream
+from plait.tasks.classify import classify, labels_of, questions_of
+from plait.tasks.task import answer, check, find_task
+from plait.text.document import Document
+
+SERVED = ("translate", "summarize", "answer", "classify")
+ROWS = 32  # sequences computed together, after which others go first
+
+Work = Callable[[], Generator[Any, None, None]]
+Result = tuple[int, list[dict[str, Any]], int]  # the text's number, its answers, the tokens written for them
+
+
+class TaskReply:
+    """The answers to all texts, as they are found."""
+
+    def __init__(self, model: str, task: str, prompt_tokens: int) -> None:
+        self.model, self.task, self.prompt_tokens = model, task, prompt_tokens
+        self.completion_tokens = 0
+        self.results: dict[int, list[dict[str, Any]]] = {}
+
+    def take(self, results: list[Result]) -> None:
+        """Keep the answers to some texts."""
+        for number, answers, tokens in results:
+            self.results[number] = answers
+            self.completion_tokens += tokens
+
+    def whole(self) -> dict[str, Any]:
+        """The body of the response."""
+        return {
+            "object": "task",
+            "model": self.model,
+            "task": self.task,
+            "results": [{"input_index": at, "answers": self.results[at]} for at in sorted(self.results)],
+            "usage": {
+                "prompt_tokens": self.prompt_tokens,
+                "completion_tokens": self.completion_tokens,
+                "total_tokens": self.prompt_tokens + self.completion_tokens,
+            },
+        }
+
+
+def tasks_of(engine: Engine) -> list[str]:
+    """What a model is good for, by its kind and by what it was last trained on."""
+    if engine.encodes:
+        return [*SERVED]
+    talks = bool(engine.tokenizer.chat_template) and engine.learned != "text"
+    return ["chat", "complete", *SERVED] if talks else ["complete", "classify"]
+
+
+def check_name(name: str) -> None:
+    """Refuse a task that is not served: status 404."""
+    if name not in SERVED:
+        message = f"there is no task {name!r}{did_you_mean(name, SERVED)}; use {', '.join(SERVED)}"
+        raise ApiError(message, status=404, code="task_not_found")
+
+
+def check_able(engine: Engine, name: str) -> None:
+    """Refuse a task that the model has not learned: status 400."""
+    able = tasks_of(engine)
+    if name not in able:
+        message = (
+            f"{engine.name} continues text; {name} needs a model trained on pairs or on conversations; "
+            f"this one can {', '.join(able)}"
+        )
+        raise ApiError(message, param="model", code="unsupported_task")
+
+
+def body_of(name: str) -> type[SearchAsked] | type[LabelsAsked]:
+    """What is asked of a task."""
+    return LabelsAsked if name == "classify" else SearchAsked
+
+
+def prepare(
+    engine: Engine, name: str, asked: SearchAsked | LabelsAsked, texts: list[str]
+) -> tuple[TaskReply, Work]:
+    """The empty reply, and the work that fills it, after everything is checked.
+
+    Raises:
+        ApiError: status 400, for a text that does not fit or settings that cannot be met.
+    """
+    documents = [Document(f"input[{number}]", text) for number, text in enumerate(texts)]
+    if isinstance(asked, LabelsAsked):
+        return _classified(engine, name, asked, documents)
+    return _searched(engine, name, asked, documents)
+
+
+async def gather(stream: Stream, reply: TaskReply) -> AsyncIterator[None]:
+    """Fill the reply with what the work finds."""
+    async for results in stream:
+        reply.take(results)
+        yield
+
+
+def _searched(
+    engine: Engine, name: str, asked: SearchAsked, documents: list[Document]
+) -> tuple[TaskReply, Work]:
+    task = find_task(name)
+    params = _decoding(task.decoding, asked)
+    wanted = SamplingParams(max_tokens=max(asked.max_tokens or 1, params.min_tokens))
+
+    def prompt_of(document: Document) -> list[int]:
+        (prompt,) = check(engine, task, [document])
+        engine.check(prompt, wanted)
+        return prompt
+
+    prompts = _each(documents, prompt_of)
+
+    def some(numbers: list[int]) -> list[Result]:
+        found = answer(engine, [prompts[number] for number in numbers], params)
+        return [
+            (
+                number,
+                [
+                    {"text": text, "score": round(one.score, 6), "finish_reason": one.finish_reason}
+                    for text, one in hypotheses
+                ],
+                sum(len(one.tokens) for _, one in hypotheses),
+            )
+            for number, hypotheses in zip(numbers, found)
+        ]
+
+    return _job(engine, name, prompts, max(1, ROWS // params.beams), some)
+
+
+def _classified(
+    engine: Engine, name: str, asked: LabelsAsked, documents: list[Document]
+) -> tuple[TaskReply, Work]:
+    labels = _labels(engine, asked.labels)
+    questions = _each(documents, lambda document: questions_of(engine, [document], labels)[0])
+
+    def some(numbers: list[int]) -> list[Result]:
+        found = classify(engine, [questions[number] for number in numbers], labels)
+        return [(number, _shares(one.probabilities)[: asked.n], 0) for number, one in zip(numbers, found)]
+
+    prompts = [prompt for prompt, _ in questions]
+    return _job(engine, name, prompts, max(1, ROWS // len(labels)), some)
+
+
+def _job(
+    engine: Engine, name: str, prompts: list[list[int]], size: int, some: Callable[[list[int]], list[Result]]
+) -> tuple[TaskReply, Work]:
+    """Work on `size` texts at a time, those of about one length together."""
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+
+    def work() -> Generator[Any, None, None]:
+        for at in range(0, len(order), size):
+            if at:
+                yield TURN
+            yield some(order[at : at + size])
+
+    return TaskReply(engine.name, name, sum(map(len, prompts))), work
+
+
+def _each(documents: list[Document], prepare: Callable[[Document], Any]) -> list[Any]:
+    """What is prepared of each text; an error names the text."""
+    prepared = []
+    for document in documents:
+        try:
+            prepared.append(prepare(document))
+        except PromptError as error:
+            message = str(error) if document.id in str(error) else f"{document.id}: {error}"
+            raise ApiError(message, param=document.id, code="context_length_exceeded") from None
+        except PlaitError as error:
+            raise ApiError(str(error), param=document.id, code="invalid_value") from None
+    return prepared
+
+
+def _decoding(usual: BeamParams, asked: SearchAsked) -> BeamParams:
+    """The task's own decoding with what was asked for; `n` alone raises the beams to as many."""
+    given = asked.model_dump(include=set(BeamParams.model_fields), exclude_none=True)
+    fields: dict[str, Any] = usual.model_dump() | {"beams": max(usual.beams, asked.n or 1)} | given
+    if fields["n"] > fields["beams"]:
+        message = f"n={fields['n']} is more than beams={fields['beams']}; lower n or raise beams"
+        raise ApiError(message, param="n", code="invalid_value")
+    most = fields["max_tokens"]
+    if most is not None and fields["min_tokens"] > most:
+        message = f"min_tokens={fields['min_tokens']} is more than max_tokens={most}; lower it, or raise that"
+        raise ApiError(message, param="min_tokens", code="invalid_value")
+    return BeamParams(**fields)
+
+
+def _labels(engine: Engine, given: list[str] | None) -> list[str]:
+    if not (given or engine.labels):
+        message = (
+            f'{engine.name} does not say which labels it has learned; give them: "labels": ["good", "bad"]'
+        )
+        raise ApiError(message, param="labels", code="missing_required_parameter")
+    try:
+        return labels_of(engine, [whole_characters(label, "labels") for label in given or []])
+    except PlaitError as error:
+        raise ApiError(str(error), param="labels", code="invalid_value") from None
+
+
+def _shares(probabilities: dict[str, float]) -> list[dict[str, Any]]:
+    return [{"text": label, "score": round(share, 6)} for label, share in probabilities.items()]

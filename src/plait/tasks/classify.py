@@ -1,0 +1,128 @@
+"""Classification: which of some labels a model finds most probable as the target of a text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from plait.data.pairs import target_in
+from plait.errors import ConfigError, InputError, PromptError
+from plait.infer.engine import Engine
+from plait.infer.likelihood import BATCH, check, likelihoods
+from plait.infer.params import BeamParams
+from plait.tasks.task import Task, source_of
+from plait.text.document import Document
+
+Question = tuple[list[int], list[list[int]]]  # the tokens of a text, and those of each label after it
+
+
+@dataclass(frozen=True)
+class Classification:
+    """What a text is: the most probable label, and the probability of each, most probable first."""
+
+    label: str
+    probabilities: dict[str, float]
+
+
+def label_of(document: Document) -> list[str]:
+    """The right label: a pair's target, or the field `label`.
+
+    Raises:
+        InputError: a record without one.
+    """
+    label = target_in(document)
+    label = document.record.get("label") if label is None else label
+    if label is None or not str(label).strip():
+        found = ", ".join([*(["text"] if document.text else []), *document.record]) or "nothing"
+        raise InputError(
+            f"{document.id} holds {found}; a text and its label are needed: --field source=TEXT "
+            "--field target=LABEL"
+        )
+    return [str(label)]
+
+
+def labels_of(engine: Engine, given: Sequence[str] = (), questions: Iterable[Document] = ()) -> list[str]:
+    """The labels to choose from: those given, else those the model learned, else those of the questions.
+
+    Raises:
+        ConfigError: fewer than two, or one that is empty or named twice.
+        InputError: questions whose labels are others.
+    """
+    due = {label_of(question)[0]: question.id for question in reversed(list(questions))}
+    labels = list(given) or engine.labels or sorted(due)
+    if not labels:
+        raise ConfigError(
+            f"{engine.name} does not say which labels it has learned; name them: --labels good bad"
+        )
+    if len(labels) < 2 or len(set(labels)) < len(labels) or not all(label.strip() for label in labels):
+        raise ConfigError(f"labels must be two or more different words, not {', '.join(map(repr, labels))}")
+    if others := sorted(due.keys() - set(labels)):
+        raise InputError(
+            f"the data has labels that are not among {', '.join(labels)}: {', '.join(others)} (first: "
+            f"{due[others[0]]}); name all of them with --labels, or correct the data"
+        )
+    return labels
+
+
+def questions_of(engine: Engine, documents: Sequence[Document], labels: Sequence[str]) -> list[Question]:
+    """The tokens of all texts and labels, before any is classified.
+
+    A text is a source, what a user says, or, for a model of running text, what the labels continue.
+
+    Raises:
+        PromptError: a text that does not fit the model's context, by its id.
+    """
+    tokenizer = engine.tokenizer
+    running = not engine.encodes and (engine.learned == "text" or not tokenizer.chat_template)
+    end = next(iter(tokenizer.stop_ids), None) if tokenizer.eos_id is None else tokenizer.eos_id
+    ends = [] if running or end is None else [end]
+    answers = [[*tokenizer.encode_plain(label), *ends] for label in labels]
+    questions = []
+    for document in documents:
+        text = source_of(document)
+        try:
+            if engine.encodes or running:
+                prompt = engine.encode(text)
+            else:
+                turns = document.record.get("messages") or [{"role": "user", "content": text}]
+                prompt = tokenizer.encode_chat(turns, add_generation_prompt=True)[0]
+            check(engine, prompt, answers)
+        except PromptError as error:
+            raise PromptError(f"{document.id}: {error}") from None
+        questions.append((prompt, answers))
+    return questions
+
+
+def classify(
+    engine: Engine,
+    questions: Sequence[Question],
+    labels: Sequence[str],
+    *,
+    per_token: bool = False,
+    batch: int = BATCH,
+    advance: Callable[[int], None] = lambda count: None,
+) -> list[Classification]:
+    """The label of each of `questions_of`: the one whose tokens, its end with them, are most probable.
+
+    Args:
+        per_token: compare means over a label's tokens, not sums, which favour short labels.
+        batch: labels computed together; changes the speed, not the result.
+    """
+    prompts, answers = [prompt for prompt, _ in questions], [some for _, some in questions]
+    found = likelihoods(engine, prompts, answers, batch=batch, advance=advance)
+    sizes = [[len(answer) if per_token else 1 for answer in some] for some in answers]
+    return [
+        _classified(labels, [total / size for total, size in zip(totals, lengths)])
+        for totals, lengths in zip(found, sizes)
+    ]
+
+
+def _classified(labels: Sequence[str], scores: Sequence[float]) -> Classification:
+    best = max(scores)
+    shares = [math.exp(score - best) for score in scores]
+    order = sorted(range(len(labels)), key=lambda at: -shares[at])  # the first among equals
+    return Classification(labels[order[0]], {labels[at]: shares[at] / sum(shares) for at in order})
+
+
+TASK = Task("classify", BeamParams(beams=1), ("accuracy", "macro_f1"), source_of, label_of)

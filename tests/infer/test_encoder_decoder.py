@@ -1,0 +1,190 @@
+"""An engine on an encoder-decoder: prompts are sources, and what it writes are targets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+transformers = pytest.importorskip("transformers")
+
+from plait.checkpoint.directory import save  # noqa: E402
+from plait.errors import ModelError, PromptError  # noqa: E402
+from plait.infer.engine import Engine  # noqa: E402
+from plait.infer.params import BeamParams, Hypothesis, SamplingParams  # noqa: E402
+from plait.infer.search import search, text_of  # noqa: E402
+from plait.nn.config import ModelConfig  # noqa: E402
+from plait.nn.encoder_decoder import EncoderDecoder, build  # noqa: E402
+from plait.nn.initialize import initialize  # noqa: E402
+from plait.text.tokenizer import Tokenizer  # noqa: E402
+
+MARIAN = {
+    "width": 32, "layers": 2, "encoder_layers": 2, "heads": 4, "kv_heads": 4, "ffn": 48, "context": 48,
+    "qk_norm": False, "norm": "layer", "norm_eps": 1e-5, "norm_place": "post", "gated": False,
+    "activation": "relu", "position": "sinusoidal", "embed_scale": 32**0.5, "qkv_bias": True,
+    "out_bias": True, "mlp_bias": True, "init_std": 0.3,
+}  # fmt: skip
+SOURCES = ["one", "", "a longer source of words", "!", "two words", "床前明月光"]
+
+
+@pytest.fixture(scope="session")
+def make(tokenizer: Tokenizer) -> Callable[..., Engine]:
+    def make(seed: int = 0, dtype: torch.dtype = torch.float64, **fields) -> Engine:
+        start = {"vocab": tokenizer.vocab_size, "decoder_start": tokenizer.pad_id}
+        model = build(ModelConfig(**MARIAN | start | fields)).to(dtype)
+        initialize(model, seed)
+        never = [token for token in tokenizer.special_ids if token != tokenizer.eos_id]
+        with torch.no_grad():  # it ends now and then, and never writes what no text holds
+            model.embed_tokens.weight[tokenizer.eos_id] *= 1.5
+            model.embed_tokens.weight[never] *= 0
+        return Engine(model, tokenizer)
+
+    return make
+
+
+def ids(engine: Engine) -> list[list[int]]:
+    return [engine.encode(source) for source in SOURCES]
+
+
+def recomputed(engine: Engine, source: list[int], steps: int) -> list[int]:
+    """Greedy, without cache or padding."""
+    assert isinstance(engine.model, EncoderDecoder)
+    written = [engine.config.decoder_start]
+    for _ in range(steps):
+        with torch.no_grad():
+            logits = engine.model(torch.tensor([written]), source=torch.tensor([source]))
+        written.append(int(logits[0, -1].argmax()))
+    return written[1:]
+
+
+@pytest.mark.parametrize("fields", [{}, {"position": "rope", "norm_place": "pre"}, {"position": "learned"}])
+def test_a_batch_of_unequal_sources_equals_recomputing_each_alone(make, fields):
+    engine = make(**fields)
+    written = engine.generate(ids(engine), SamplingParams(temperature=0, max_tokens=10, ignore_eos=True))
+    assert [done.tokens for done in written] == [recomputed(engine, source, 10) for source in ids(engine)]
+    assert {done.finish_reason for done in written} == {"length"}
+
+
+def test_one_beam_writes_what_is_written_greedily(make):
+    reasons = set()
+    for seed in range(4):
+        engine = make(seed)
+        greedy = engine.generate(SOURCES, SamplingParams(temperature=0, max_tokens=20))
+        found = [best for (best,) in search(engine, ids(engine), BeamParams(beams=1, max_tokens=20))]
+        assert [one.tokens for one in found] == [done.tokens for done in greedy]
+        assert [text_of(engine, one) for one in found] == [done.text for done in greedy]
+        assert [one.finish_reason for one in found] == [done.finish_reason for done in greedy]
+        reasons |= {one.finish_reason for one in found}
+    assert reasons == {"stop", "length"}
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_transformers_writes_the_same_from_the_saved_directory(make, tmp_path, beams):
+    engine = make(3, torch.float32)
+    save(engine.model, engine.tokenizer, tmp_path / "model")
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    ours = search(Engine(tmp_path / "model"), ids(engine), BeamParams(beams=beams, max_tokens=20), batch=3)
+    assert type(model).__name__ == "MarianMTModel"
+    for source, (best,) in zip(ids(engine), ours):
+        (theirs,) = model.generate(
+            torch.tensor([source]), num_beams=beams, max_new_tokens=20, do_sample=False, early_stopping=False,
+            bad_words_ids=[[engine.tokenizer.pad_id]],
+        ).tolist()  # fmt: skip
+        assert tokenizer.decode(theirs, skip_special_tokens=True) == text_of(engine, best)
+        ends = [engine.tokenizer.eos_id] if best.finish_reason == "stop" else []
+        assert theirs == [engine.config.decoder_start, *best.tokens, *ends]
+
+
+def test_answers_do_not_depend_on_what_shares_the_batch(make):
+    engine, params = make(1), BeamParams(beams=3, n=2, no_repeat_ngram=2, max_tokens=15)
+
+    def found(batch: int) -> list[list[Hypothesis]]:
+        return search(engine, ids(engine), params, batch=batch)
+
+    alone = found(1)
+    for batch in (2, 4, 6):
+        for one, other in zip(alone, found(batch), strict=True):
+            assert [each.tokens for each in one] == [each.tokens for each in other]
+            assert [each.score for each in one] == pytest.approx([each.score for each in other], abs=1e-12)
+
+
+def test_a_source_ends_as_in_training_and_may_be_empty(make, tokenizer):
+    engine = make()
+    assert engine.encodes
+    assert engine.encode("") == [tokenizer.eos_id]
+    assert engine.encode("ab") == [*tokenizer.encode("ab"), tokenizer.eos_id]
+    assert engine.encode("<|end|>").count(tokenizer.eos_id) == 1  # spelled by a user it is text
+    (done,) = engine.generate("", SamplingParams(temperature=0, max_tokens=3, ignore_eos=True))
+    assert (len(done.tokens), done.prompt_tokens) == (3, 1)
+
+
+def test_source_and_target_have_the_context_each(make):
+    engine = make()
+    full = engine.encode("x" * 47)
+    assert len(full) == engine.context == 48
+    (done,) = engine.generate([full], SamplingParams(temperature=0, max_tokens=48, ignore_eos=True))
+    assert (len(done.tokens), done.finish_reason) == (48, "length")
+    (done,) = engine.generate([full], SamplingParams(temperature=0, ignore_eos=True))
+    assert len(done.tokens) == 48  # the default of max_tokens is clipped
+    long = engine.encode("x" * 48)
+    message = r"source \(49 tokens\) is more than the model's context of 48; shorten it"
+    with pytest.raises(PromptError, match=message):
+        engine.generate([long], SamplingParams(max_tokens=1))
+    with pytest.raises(PromptError, match=message):
+        search(engine, [long], BeamParams())
+    with pytest.raises(PromptError, match="max_tokens=49 is more than the model's context of 48; lower it"):
+        engine.generate([full], SamplingParams(max_tokens=49))
+    assert (
+        len(engine.generate([full], SamplingParams(max_tokens=49, ignore_eos=True), clip=True)[0].tokens)
+        == 48
+    )
+
+
+def test_several_samples_of_a_source_do_not_depend_on_the_batch(make):
+    engine = make()
+    params = SamplingParams(n=3, seed=5, max_tokens=8, ignore_eos=True)
+    together = engine.generate(SOURCES[:3], params)
+    alone = [done for source in SOURCES[:3] for done in engine.generate(source, params)]
+    assert [done.tokens for done in together] == [done.tokens for done in alone]
+    assert len({tuple(done.tokens) for done in together[:3]}) > 1
+
+
+def test_a_stop_string_ends_a_target(make):
+    engine = make()
+    letters = dict.fromkeys(engine.tokenizer.encode("abcdefgh"), 50.0)
+    greedy = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, logit_bias=letters)
+    (whole,) = engine.generate("two words", greedy)
+    stop = whole.text[3:5]
+    (cut,) = engine.generate("two words", greedy.model_copy(update={"stop": (stop,)}))
+    assert (cut.text, cut.finish_reason) == (whole.text[: whole.text.index(stop)], "stop")
+
+
+def test_log_probabilities_are_those_of_the_target_given_the_source(make):
+    engine = make()
+    params = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True, logprobs=2)
+    (done,) = engine.generate("two words", params)
+    source = torch.tensor([engine.encode("two words")])
+    with torch.no_grad():
+        logits = engine.model(torch.tensor([[engine.config.decoder_start, *done.tokens]]), source=source)
+    expected = logits[0].log_softmax(-1)[range(6), done.tokens]
+    assert [token.logprob for token in done.logprobs] == pytest.approx(expected.tolist(), abs=1e-10)
+    (best,) = search(engine, [engine.encode("two words")], BeamParams(beams=1, max_tokens=6))[0]
+    assert best.logprobs[: len(best.tokens)] == pytest.approx(
+        expected[: len(best.tokens)].tolist(), abs=1e-10
+    )
+
+
+def test_a_text_without_its_source_has_no_probability(make):
+    with pytest.raises(ModelError, match="gives no probability to a text without its source"):
+        make().score([[1, 2]])
+
+
+def test_a_model_that_does_not_say_how_targets_begin_is_refused(make):
+    with pytest.raises(
+        ModelError, match=r"nothing says what a target begins with; set decoder_start_token_id"
+    ):
+        make(decoder_start=-1)

@@ -1,0 +1,154 @@
+"""Questions: how they are read, with contexts and documents, what does not fit, and how they are scored."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import plait
+from plait.data.pairs import pair_of
+from plait.infer.engine import Engine
+from plait.infer.params import BeamParams
+from plait.tasks.answer import TASK, answers_of, as_question, elsewhere, metrics_for, question_of
+from plait.tasks.retrieve import Index, passages
+from plait.text.document import Document
+
+DECODING = BeamParams(beams=1, max_tokens=8)
+QUESTIONS = [
+    {"id": "1", "question": "小明住在哪里？", "answers": [{"text": "北京", "answer_start": 4}]},
+    {"id": "2", "question": "谁？", "answers": [{"text": "小刚", "answer_start": 0}]},
+    {"id": "3", "question": "小刚呢？", "answers": [], "is_impossible": True},
+]
+PARAGRAPH = {"context": "小明住在北京。小红住在上海。", "qas": QUESTIONS}
+SQUAD = {"version": "1.1", "data": [{"title": "t", "paragraphs": [PARAGRAPH]}]}
+NOTES = "小明住在北京，他每天早上去公园散步，晚上在家里看书，周末和朋友一起去爬山。\n\n小红住在上海。"
+
+
+def test_a_question_is_read_as_in_training():
+    record = {"context": "Anna is at home.", "question": "Where?", "answers": ["home"]}
+    assert question_of(Document("a", "", record)) == pair_of(Document("a", "", record))[0]
+    assert question_of(Document("a", "", {"question": "Where?"})) == "Where?"
+    assert question_of(Document("a", "Where?")) == "Where?"
+    assert answers_of(Document("a", "", record)) == ["home"]
+    assert answers_of(Document("a", "", {"question": "x", "answers": []})) == [""]
+    assert answers_of(Document("a", "", {"source": "x", "target": "y"})) == ["y"]
+
+
+def test_a_context_is_cut_to_what_fits_and_a_question_never(model, reader):
+    for engine, room in ((Engine(reader), 128), (Engine(model("messages")), 120)):
+        (short, long) = (
+            as_question(engine, Document("q", "Where is Anna?"), DECODING, context=text)
+            for text in ("Anna is here.", "Anna is here. " * 20)
+        )
+        assert (short.cut, long.cut) == (False, True)
+        assert len(short.prompt) < len(long.prompt) == room
+        assert "Where is Anna?" in engine.tokenizer.decode(long.prompt)
+        own = Document("q", "", {"question": "Where?", "context": "Its own."})
+        assert "Its own." in engine.tokenizer.decode(
+            as_question(engine, own, DECODING, context="Another.").prompt
+        )
+        with pytest.raises(plait.PlaitError, match="q: "):
+            as_question(engine, Document("q", "x" * 200), DECODING)
+
+
+def test_passages_are_shown_as_the_model_knows_contexts(model, reader):
+    index = Index(
+        passages([Document("notes.txt#1", "Anna is home.\n\n" + "Ben is out and about today. " * 3)])
+    )
+    question = Document("q", "Where is Anna?")
+    for path, numbered in ((reader, False), (model("pairs"), False), (model("messages"), True)):
+        engine = Engine(path)
+        made = as_question(engine, question, DECODING, index=index, passages=1)
+        text = engine.tokenizer.decode(made.prompt)
+        assert made.citations == ["notes.txt#1"]
+        assert ("[1] notes.txt#1\n" in text) is numbered
+        assert "Anna is home." in text
+    nothing = as_question(engine, Document("q", "量子?"), DECODING, index=index)
+    assert (nothing.citations, nothing.cut) == ([], False)
+
+
+def test_as_many_passages_as_fit(reader):
+    engine = Engine(reader)
+    text = "\n\n".join(f"Anna number {n} is in room {n}, says the clerk." for n in range(9))
+    index = Index(passages([Document("a.txt#1", text)], size=60))
+    made = as_question(engine, Document("q", "Where is Anna number 7?"), DECODING, index=index, passages=9)
+    assert made.citations[0] == "a.txt#8"
+    assert 1 < len(made.citations) < 9
+    assert len(made.prompt) <= 128
+    one = Index(passages([Document("a.txt#1", "Anna is here and there and everywhere. " * 9)]))
+    cut = as_question(engine, Document("q", "Where is Anna?"), DECODING, index=one)
+    assert (cut.cut, cut.citations) == (True, ["a.txt#1"])
+    assert len(cut.prompt) == 128
+
+
+def test_one_question_a_file_and_what_is_typed(reader, works, tmp_path):
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "a.txt").write_text(NOTES, "utf-8")
+    shown = works("answer", reader, "小明住在哪里？", "--documents", notes, "--longest", 4)
+    assert shown.splitlines()[-1].startswith("[")
+    assert f"[1] {notes / 'a.txt'}#1" in shown
+    (tmp_path / "context.txt").write_text("小明住在北京。", "utf-8")
+    asked = ("answer", reader, "小明住在哪里？", "--longest", 4, "--beams", 2, "--n", 2)  # shows the scores
+    by_file = works(*asked, "--context", tmp_path / "context.txt")
+    assert by_file == works(*asked, "--context", "小明住在北京。") != works(*asked)
+    source, out = tmp_path / "q.txt", tmp_path / "a.jsonl"
+    source.write_text("小明住在哪里？\nwho?\n", "utf-8")
+    words = ("answer", reader, "--input", source, "--output", out, "--documents", notes, "--longest", 4)
+    works(*words)
+    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert rows[0]["citations"] == [f"{notes / 'a.txt'}#1"]
+    assert rows[1]["citations"] == []
+    whole = out.read_text("utf-8")
+    out.write_text(whole.splitlines(keepends=True)[0], "utf-8")
+    works(*words)
+    assert out.read_text("utf-8") == whole
+    (found,) = plait.answer(reader, "小明住在哪里？", documents=notes, max_tokens=4)
+    assert (found.text, found.citations) == (rows[0]["completion"], rows[0]["citations"])
+
+
+def test_squad_and_cmrc_files_are_scored_and_lost_answers_told(reader, works, tmp_path):
+    data, out = tmp_path / "xquad.json", tmp_path / "scores.json"
+    data.write_text(json.dumps(SQUAD), "utf-8")
+    evaluate = ["evaluate", reader, "--task", "answer", "--data", data, "--longest", 3, "--out", out]
+    works(*evaluate)
+    scores = {row["metric"]: row for row in json.loads(out.read_text("utf-8"))["results"]}
+    assert set(scores) == {"squad_em", "squad_f1"}
+    assert scores["squad_em"]["n"] == 3
+    works(*evaluate, "--lang", "zh", "--limit", 2)
+    scores = json.loads(out.read_text("utf-8"))["results"]
+    assert [row["metric"] for row in scores] == ["cmrc_em", "cmrc_f1"]
+    records = [{"context": "c", "question": "?", "answers": [answer]} for answer in "cdd"]
+    documents = [Document(f"x#{number}", "", record) for number, record in enumerate(records)]
+    assert elsewhere(documents) == (2, "x#1")
+    assert metrics_for("zh-Hans") == ("cmrc",)
+    assert metrics_for(None) == TASK.metrics
+
+
+def test_answers_that_stand_in_no_context_are_told_once(reader, tmp_path, capsys):
+    from plait.recipes.evaluate import evaluate
+
+    data = tmp_path / "xquad.json"
+    data.write_text(json.dumps(SQUAD), "utf-8")
+    evaluate(reader, task="answer", data=data, decoding={"max_tokens": 2})
+    shown = " ".join(capsys.readouterr().err.split())
+    assert shown.count("1 answers not found in their context") == 1
+    assert "xquad.json#2)" in shown.replace(" ", "")
+
+
+def test_bad_input_is_one_line(model, reader, refuses, tmp_path):
+    assert "the text is empty" in refuses("answer", reader, "  ")
+    (tmp_path / "q.jsonl").write_text('{"question": " ", "context": "c"}\n', "utf-8")
+    message = refuses("answer", reader, "--input", tmp_path / "q.jsonl")
+    assert "q.jsonl#1 holds an empty question; a question is needed" in message
+    assert "'nowhere' does not exist" in refuses("answer", reader, "x?", "--documents", "nowhere")
+    (tmp_path / "folder").mkdir()
+    message = refuses("answer", reader, "x?", "--documents", tmp_path / "folder")
+    assert str(tmp_path / "folder") in message
+    both = ("answer", reader, "x?", "--context", "c", "--documents", tmp_path)
+    assert "either --context or --documents, not both" in refuses(*both)
+    assert "passages=0 must be at least 1" in refuses("answer", reader, "x?", "--passages", 0)
+    assert "is a decoder that continues text; `answer` needs a model trained on pairs" in refuses(
+        "answer", model("text"), "x?"
+    )
