@@ -13,7 +13,8 @@ from plait.errors import ConfigError
 
 VERBS = [
     "quickstart", "prepare", "tokenizer", "tokenize", "train", "prove", "evaluate", "score", "generate",
-    "translate", "summarize", "answer", "classify", "complete", "chat", "serve", "device", "config show", "config list", "config copy",
+    "translate", "summarize", "answer", "classify", "complete", "chat", "serve", "device",
+    "config show", "config list", "config copy",
 ]  # fmt: skip
 TEXT = "".join(f"Line {n}: the quick brown fox jumps over the lazy dog.\n" for n in range(60))
 

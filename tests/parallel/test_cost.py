@@ -31,10 +31,11 @@ from plait.nn.experts import DROPPED, Experts
 from plait.parallel import data, formula
 from plait.parallel.apply import apply_layout
 from plait.parallel.cost import Count, Meter, Row, axes_name, cost_table, peak_memory
-from plait.parallel.formula import Work, expected
+from plait.parallel.formula import expected
 from plait.parallel.layout import Layout
 from plait.parallel.mesh import Mesh
 from plait.parallel.placed import Placed
+from plait.parallel.work import Work
 from plait.train.objectives import next_token
 
 TIME, ROWS = 16, 2

@@ -18,14 +18,13 @@ from torch.distributed import DistError, DistNetworkError, HashStore, PrefixStor
 
 from plait.errors import ConfigError, TrainingError
 from plait.parallel import health as health_module
+from plait.parallel.agreement import same_everywhere, shared_directory
 from plait.parallel.health import (
     Health,
     claim_error,
     explain,
     is_communication_error,
     last_posts,
-    same_everywhere,
-    shared_directory,
     stragglers,
     waits,
 )

@@ -34,7 +34,7 @@ def test_one_text_has_its_answers_with_scores_and_can_be_copied(url: str, open_p
     page.get_by_role("button", name="Copy this answer").first.click()
     page.get_by_text("Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == "zwei Hunde"
-    assert page.locator("#announce").inner_text() == "1 texts answered"
+    assert page.locator("#announce").inner_text() == "Texts done: 1"
     page.reload()
     assert page.get_by_label("Answers").input_value() == "2"
 

@@ -202,7 +202,7 @@ def test_a_short_request_need_not_wait_for_all_of_a_long_one(start: Callable, tr
         ended.append(name)
 
     with start(translating) as server:
-        long = threading.Thread(target=run, args=["long", ["two dogs"] * 20, server.url])
+        long = threading.Thread(target=run, args=["long", ["two dogs"] * 30, server.url])
         long.start()
         while not server.app.worker.running:
             time.sleep(0.005)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 
 from plait.errors import ConfigError, InputError
-from plait.infer.engine import begin_id
 from plait.infer.logprobs import target_logprobs
+from plait.infer.prompts import begin_id
 from plait.nn.decoder import Decoder
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from typing import Any
 
 from plait.errors import InputError
 from plait.eval.perplexity import windows_of
-from plait.infer.engine import Engine, begin_id
+from plait.infer.engine import Engine
 from plait.infer.params import TokenLogprob
+from plait.infer.prompts import begin_id
 
 
 @dataclass(frozen=True)

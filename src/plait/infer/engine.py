@@ -22,7 +22,6 @@ from plait.infer.params import (
     learned_from,
     recommended,
 )
-from plait.infer.prompts import begin_id as begin_id
 from plait.infer.prompts import check_bias, check_ids, check_room, completion_ids, side_by_side, source_ids
 from plait.infer.sampling import Sampler
 from plait.infer.writer import StreamDecoder, Writer, advance

@@ -39,13 +39,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
-
-import torch
 
 from plait.nn.config import ModelConfig
-from plait.parallel.apply import HALF, sharding_of
 from plait.parallel.cost import (
     ALL_GATHER,
     ALL_REDUCE,
@@ -60,40 +55,11 @@ from plait.parallel.cost import (
 )
 from plait.parallel.data import BUCKET
 from plait.parallel.layout import AXES, Layout
-from plait.parallel.parameters import EMBEDDING, FROZEN, HEAD
-from plait.parallel.part import stage_model
-from plait.parallel.pieces import Sharding, chunk, cut_shape
-from plait.parallel.pipeline import owner_of, split_layers, stages_of
+from plait.parallel.pipeline import owner_of
+from plait.parallel.work import Share, Work
 
 INTEGER = 8  # bytes, as of float64
 Sent = tuple[tuple[str, ...], str, int, int]  # axes, operation, calls, bytes of all of them
-
-
-@dataclass(frozen=True)
-class Work:
-    """What one rank has to do in a step.
-
-    Attributes:
-        rows: of a micro-batch of this rank.
-        microbatches: of this rank.
-        context: tokens in a row, over all ranks of cp.
-        dtype: as `plait.parallel.apply.apply_layout` takes it.
-        packed: whether batches have segments, as several documents share a row.
-        smoothed: whether the loss has label smoothing.
-        places: of pairs, the padded places of sources and of targets in all micro-batches; None: each row
-            has `context` of them.
-        pairs: (token, expert) pairs that left this rank and that arrived, summed over layers and
-            micro-batches, its own among both; None: all that are chosen, spread evenly.
-    """
-
-    rows: int
-    microbatches: int
-    context: int
-    dtype: str = "float32"
-    packed: bool = False
-    smoothed: bool = False
-    places: tuple[int, int] | None = None
-    pairs: tuple[int, int] | None = None
 
 
 def expected(config: ModelConfig, layout: Layout, work: Work, at: Mapping[str, int] | None = None) -> Costs:
@@ -105,7 +71,7 @@ def expected(config: ModelConfig, layout: Layout, work: Work, at: Mapping[str, i
         at: the rank's place on the axes, 0 where left out. Places differ in the stages that they hold and,
             where something does not divide, in who has the larger part.
     """
-    rank = _Rank(config, layout, work, dict.fromkeys(AXES, 0) | dict(at or {}))
+    rank = Share(config, layout, work, dict.fromkeys(AXES, 0) | dict(at or {}))
     result: Costs = {}
     for kind in (_gradients, _shares, _tensor, _context, _router, _experts, _pipeline, _world):
         for axes, operation, calls, size in kind(rank):
@@ -114,110 +80,7 @@ def expected(config: ModelConfig, layout: Layout, work: Work, at: Mapping[str, i
     return result
 
 
-@dataclass(frozen=True)
-class _Parameter:
-    """A parameter with a gradient, as tp and ep leave it; `block`: its layer's number, if it is in one."""
-
-    shape: list[int]
-    sharding: Sharding
-    block: str | None
-    tied: bool
-
-    def numbers(self, rows: int) -> int:
-        """How many there are in so many rows."""
-        return rows * math.prod(self.shape[1:])
-
-
-@dataclass(frozen=True)
-class _Rank:
-    """A rank at its place: what it holds, and how many bytes the numbers have that it sends."""
-
-    config: ModelConfig
-    layout: Layout
-    work: Work
-    at: dict[str, int]
-
-    @cached_property
-    def layers(self) -> dict[int, range]:
-        """By the stages that are here."""
-        ranges = split_layers(self.config, self.layout.total_stages)
-        return {stage: ranges[stage] for stage in stages_of(self.layout, self.at["pp"])}
-
-    @cached_property
-    def parameters(self) -> dict[int, list[_Parameter]]:
-        """By stage, in the order of the model."""
-        return {stage: list(self._of_stage(stage)) for stage in self.layers}
-
-    def _of_stage(self, stage: int) -> Iterator[_Parameter]:
-        config, layout = self.config, self.layout
-        last = stage == layout.total_stages - 1
-        with torch.device("meta"):
-            model = stage_model(config, self.layers[stage], first=stage == 0, last=last)
-        for name, parameter in model.named_parameters():
-            if name.endswith(FROZEN):
-                continue
-            tied = config.tied and layout.pp > 1 and name in (EMBEDDING, HEAD)
-            sharding = sharding_of(name, config, layout)
-            shape = cut_shape(parameter.shape, sharding, {"ep": layout.ep, "tp": layout.tp}, self.at)
-            yield _Parameter(shape, sharding, _block_of(name), tied)
-
-    def own(self, parameter: _Parameter) -> int:
-        """Numbers of a parameter that fsdp leaves to this rank."""
-        return parameter.numbers(chunk(parameter.shape[0], self.layout.fsdp, self.at["fsdp"])[1])
-
-    @property
-    def depth(self) -> int:
-        """Layers here."""
-        return sum(map(len, self.layers.values()))
-
-    @property
-    def last(self) -> bool:
-        """Whether head and loss are here."""
-        return self.layout.total_stages - 1 in self.layers
-
-    @property
-    def tokens(self) -> int:
-        """Of a micro-batch, those that a tp group has together."""
-        return self.work.rows * self.work.context // self.layout.cp
-
-    @property
-    def places(self) -> int:
-        """The same in all micro-batches; of pairs, those of their targets."""
-        return self.work.places[1] if self.work.places else self.work.microbatches * self.tokens
-
-    @property
-    def source_places(self) -> int:
-        """Of pairs, those of their sources."""
-        return self.work.places[0] if self.work.places else self.work.microbatches * self.tokens
-
-    @property
-    def weight(self) -> int:
-        """Bytes of a number of a weight and of its gradient."""
-        return 8 if self.work.dtype == "float64" else 4
-
-    @property
-    def product(self) -> int:
-        """Bytes of a number that a matrix product gives."""
-        return 2 if self.work.dtype in HALF else self.weight
-
-    @property
-    def hidden(self) -> int:
-        """Bytes of a number of a hidden state: autocast leaves them wide, `fully_shard` does not."""
-        return self.product if self.layout.fsdp > 1 else self.weight
-
-    @property
-    def wide(self) -> int:
-        """Bytes of a number that is at least float32."""
-        return max(4, self.product)
-
-
-def _block_of(name: str) -> str | None:
-    """The layer that a parameter belongs to: `3`, or `encoder.3`; None: it lies beside the layers."""
-    before, layers, rest = name.rpartition("layers.")
-    return before + rest.partition(".")[0] if layers else None
-
-
-def _gradients(rank: _Rank) -> Iterator[Sent]:
+def _gradients(rank: Share) -> Iterator[Sent]:
     """Summed over those who hold copies, and over tp what it does not cut, in buckets."""
     alike: dict[tuple[str, ...], list[int]] = {}
     for parameter in (each for stage in rank.parameters.values() for each in stage):
@@ -233,7 +96,7 @@ def _gradients(rank: _Rank) -> Iterator[Sent]:
         yield axes, ALL_REDUCE, buckets, sum(sizes) * rank.weight
 
 
-def _shares(rank: _Rank) -> Iterator[Sent]:
+def _shares(rank: Share) -> Iterator[Sent]:
     """`fully_shard` gathers the parameters of a block together, and scatters their gradients so."""
     layout, micro = rank.layout, rank.work.microbatches
     if layout.fsdp == 1:
@@ -252,7 +115,7 @@ def _shares(rank: _Rank) -> Iterator[Sent]:
             yield ("fsdp",), REDUCE_SCATTER, 1, size * rank.wide
 
 
-def _tensor(rank: _Rank) -> Iterator[Sent]:
+def _tensor(rank: Share) -> Iterator[Sent]:
     """What is gathered in a forward pass is scattered in the backward pass, and the other way round."""
     config, micro = rank.config, rank.work.microbatches
     ends = (0 in rank.layers) + rank.last
@@ -265,7 +128,7 @@ def _tensor(rank: _Rank) -> Iterator[Sent]:
         yield ("tp",), ALL_REDUCE, micro, rank.places * INTEGER
 
 
-def _stack(rank: _Rank, sublayers: int, ends: int, places: int) -> Iterator[Sent]:
+def _stack(rank: Share, sublayers: int, ends: int, places: int) -> Iterator[Sent]:
     """Into and out of each attention and feed-forward, and of what lies before and behind them."""
     # outputs of experts are as wide as their inputs
     narrow = sublayers // 2 if rank.config.experts else sublayers
@@ -275,7 +138,7 @@ def _stack(rank: _Rank, sublayers: int, ends: int, places: int) -> Iterator[Sent
             yield ("tp",), operation, rank.work.microbatches * count, numbers * size
 
 
-def _context(rank: _Rank) -> Iterator[Sent]:
+def _context(rank: Share) -> Iterator[Sent]:
     """Attention over rows that are spread; `auto` is a ring, unless `plait.parallel.ring.unfit`."""
     config, layout, work = rank.config, rank.layout, rank.work
     ranks, times = layout.cp, work.microbatches * rank.depth
@@ -304,7 +167,7 @@ def _context(rank: _Rank) -> Iterator[Sent]:
     yield ("cp",), ALL_GATHER, calls, calls * (1 if plain else work.rows) * work.context * INTEGER
 
 
-def _router(rank: _Rank) -> Iterator[Sent]:
+def _router(rank: Share) -> Iterator[Sent]:
     """Sums over a sequence for the balancing loss, and the choices of a sequence for the capacity."""
     config, work = rank.config, rank.work
     times = work.microbatches * rank.depth if config.experts else 0
@@ -315,7 +178,7 @@ def _router(rank: _Rank) -> Iterator[Sent]:
         yield ("cp",), ALL_GATHER, 2 * times, times * work.rows * work.context * each
 
 
-def _experts(rank: _Rank) -> Iterator[Sent]:
+def _experts(rank: Share) -> Iterator[Sent]:
     """Tokens travel to their experts and back, and their gradients the other way."""
     config = rank.config
     times = rank.work.microbatches * rank.depth if config.experts else 0
@@ -325,7 +188,7 @@ def _experts(rank: _Rank) -> Iterator[Sent]:
     yield ("ep",), ALL_TO_ALL, 5 * times, size + times * config.experts * INTEGER
 
 
-def _pipeline(rank: _Rank) -> Iterator[Sent]:
+def _pipeline(rank: Share) -> Iterator[Sent]:
     """Hidden states to the stage after, gradients to the stage before, where another rank has it."""
     layout, micro = rank.layout, rank.work.microbatches
     stages, here = layout.total_stages, rank.at["pp"]
@@ -337,6 +200,6 @@ def _pipeline(rank: _Rank) -> Iterator[Sent]:
             yield ("pp",), SEND, 1, rank.own(parameter) * rank.weight
 
 
-def _world(rank: _Rank) -> Iterator[Sent]:
+def _world(rank: Share) -> Iterator[Sent]:
     """Sums of the loss with the loads of all experts, then the square of the gradient's norm; float64."""
     yield AXES, ALL_REDUCE, 2, (4 + rank.config.layers * rank.config.experts + 1) * 8

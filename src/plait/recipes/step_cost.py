@@ -17,9 +17,10 @@ from plait.nn.config import ModelConfig
 from plait.nn.experts import DROPPED, Experts
 from plait.nn.loss import LossSum
 from plait.parallel.cost import Meter, bubble, cost_table, forget_peak, peak_memory
-from plait.parallel.formula import Work, expected
+from plait.parallel.formula import expected
 from plait.parallel.mesh import Mesh
 from plait.parallel.placed import Placed
+from plait.parallel.work import Work
 from plait.train.config import TrainConfig
 
 STEP = 3  # the first one agrees on more; of random rows the second is packed

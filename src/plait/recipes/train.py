@@ -22,8 +22,8 @@ from plait.device import measure, peak, pick_device
 from plait.errors import ConfigError, PlaitError
 from plait.log import say, warn
 from plait.nn.config import ModelConfig
+from plait.parallel.agreement import same_everywhere, shared_directory
 from plait.parallel.apply import apply_layout
-from plait.parallel.health import same_everywhere, shared_directory
 from plait.recipes.choices import batch_rows, size_of
 from plait.recipes.fit import Stage, fit_steps
 from plait.recipes.plan import Plan, config_from, prepare_run, with_start

@@ -7,7 +7,7 @@ from typing import Any
 
 from plait.errors import PlaitError, PromptError, did_you_mean
 from plait.infer.engine import Engine
-from plait.infer.params import BeamParams, SamplingParams
+from plait.infer.params import BeamParams, Hypothesis, SamplingParams
 from plait.serve.inputs import whole_characters
 from plait.serve.problems import ApiError
 from plait.serve.requests import LabelsAsked, SearchAsked
@@ -120,19 +120,18 @@ def _searched(
 
     def some(numbers: list[int]) -> list[Result]:
         found = answer(engine, [prompts[number] for number in numbers], params)
-        return [
-            (
-                number,
-                [
-                    {"text": text, "score": round(one.score, 6), "finish_reason": one.finish_reason}
-                    for text, one in hypotheses
-                ],
-                sum(len(one.tokens) for _, one in hypotheses),
-            )
-            for number, hypotheses in zip(numbers, found)
-        ]
+        return [(number, *_written(hypotheses)) for number, hypotheses in zip(numbers, found)]
 
     return _job(engine, name, prompts, max(1, ROWS // params.beams), some)
+
+
+def _written(found: list[tuple[str, Hypothesis]]) -> tuple[list[dict[str, Any]], int]:
+    """Answers, and the tokens of all of them."""
+    answers = [
+        {"text": text, "score": round(one.score, 6), "finish_reason": one.finish_reason}
+        for text, one in found
+    ]
+    return answers, sum(len(one.tokens) for _, one in found)
 
 
 def _classified(

@@ -85,7 +85,7 @@ export const en = {
   was_cut: "cut at the length limit",
   no_answer: "no answer",
   keys_task: "Ctrl+Enter starts · Esc stops",
-  tasks_done: "{count} texts answered",
+  tasks_done: "Texts done: {count}",
   source_too_long: "Too long: this model reads at most {context} tokens. Shorten it.",
   complete_title: "Begin a text, the model goes on",
   complete_label: "Beginning of a text",

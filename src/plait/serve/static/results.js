@@ -49,7 +49,7 @@ class Row {
   }
 
   fail(message) {
-    this.settle(el("p", { class: "problem", role: "alert" }, message));
+    this.settle(el("p", { class: "problem" }, message));
   }
 
   settle(node) {

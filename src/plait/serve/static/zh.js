@@ -85,7 +85,7 @@ export const zh = {
   was_cut: "到达长度上限",
   no_answer: "没有答案",
   keys_task: "Ctrl+Enter 开始 · Esc 停止",
-  tasks_done: "已回答 {count} 段",
+  tasks_done: "已完成 {count} 段",
   source_too_long: "太长了：这个模型最多读 {context} 个词元，请缩短。",
   complete_title: "你开个头，模型接着写",
   complete_label: "文章开头",
