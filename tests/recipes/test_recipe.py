@@ -144,7 +144,7 @@ def test_what_may_change_at_resume_does(free):
         ({}, {"train": {"dtype": "float64"}}, "train.dtype was 'float32' when this run "),
         ({}, {"seed": 1}, "seed was 1337"),
         ({}, {"data": {"text": "b.txt"}}, "data.text was 'a.txt'"),
-        ({}, {"tokenizer": {"vocab_size": 300}}, "tokenizer.vocab_size was 8192"),
+        ({}, {"tokenizer": {"vocab_size": 300}}, "tokenizer.vocab_size was None"),
         ({}, {"model": {"layers": 3}}, "model.layers was 4"),
         ({}, FROM, "model.width was 256 when this run began and is None now"),
         # nothing that merely looks empty counts as left open

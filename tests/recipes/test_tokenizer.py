@@ -67,8 +67,13 @@ def test_too_large_a_vocabulary_leaves_nothing_behind(corpus, tmp_path):
     with pytest.raises(
         ConfigError, match=r"vocab_size=8192 is more than this text supports, which gives \d+; use"
     ):
-        train_tokenizer(corpus, tmp_path / "out")
+        train_tokenizer(corpus, tmp_path / "out", TokenizerConfig(vocab_size=8192))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_size_nobody_asked_for_is_as_much_as_the_text_supports(corpus, tmp_path):
+    train_tokenizer(corpus, tmp_path / "out")
+    assert 261 < Tokenizer.load(tmp_path / "out").vocab_size < 8192
 
 
 @pytest.fixture

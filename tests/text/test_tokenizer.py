@@ -183,8 +183,8 @@ def test_impossible_settings_are_refused(given, message):
 
 
 def test_settings_have_a_default_size():
-    assert TokenizerConfig().vocab_size == 8192
-    assert TokenizerConfig(kind="unigram").vocab_size == 8192
+    assert TokenizerConfig().most == 8192
+    assert TokenizerConfig(kind="unigram").most == 8192
     assert TokenizerConfig(kind="char").vocab_size is None
     assert TokenizerConfig(style="words", merges=5).vocab_size is None
 

@@ -28,8 +28,9 @@ class TokenizerConfig(Config):
     Attributes:
         kind: `bpe` (merges of frequent neighbours; Sennrich et al. 2016), `unigram` (pieces of a unigram
             language model; Kudo 2018), `char` (one token a character) or `byte` (one token a byte).
-        vocab_size: number of tokens, special tokens included. For `bpe` and `unigram` 8192 unless given; for
-            `char` every character of the text unless given; for `byte` always 261, or 264 with `fim`.
+        vocab_size: number of tokens, special tokens included. Unless given, for `bpe` and `unigram` 8192 or
+            as many as the text supports; for `char` every character of the text; for `byte` always 261, or
+            264 with `fim`.
         style: `byte-level` spells any text exactly. `words` (only with `bpe`) splits at spaces and marks the
             end of a word with `</w>` as subword-nmt does: it loses repeated spaces and unknown characters.
         merges: number of merges, in the `words` style instead of `vocab_size`.
@@ -47,15 +48,9 @@ class TokenizerConfig(Config):
 
     @model_validator(mode="before")
     @classmethod
-    def _default_size(cls, value: Any) -> Any:
-        if not isinstance(value, dict) or value.get("vocab_size") is not None:
-            return value
-        if value.get("merges_file") is not None:
-            return {"style": "words"} | value
-        sized = value.get("kind", "bpe") in ("bpe", "unigram")
-        if sized and value.get("style", "byte-level") == "byte-level":
-            return value | {"vocab_size": DEFAULT_VOCAB}
-        return value
+    def _style_of_merges(cls, value: Any) -> Any:
+        published = isinstance(value, dict) and value.get("merges_file") is not None
+        return {"style": "words"} | value if published else value
 
     @model_validator(mode="after")
     def _check(self) -> TokenizerConfig:
@@ -78,6 +73,11 @@ class TokenizerConfig(Config):
                 "to spell any text and for special tokens; use a larger one"
             )
         return self
+
+    @property
+    def most(self) -> int:
+        """How many tokens are learned, where the text supports as many."""
+        return self.vocab_size or DEFAULT_VOCAB
 
     @property
     def special(self) -> tuple[str, ...]:

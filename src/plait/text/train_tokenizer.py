@@ -124,7 +124,7 @@ def byte_level_words() -> pre_tokenizers.PreTokenizer:
 def byte_level_trainer(config: TokenizerConfig) -> trainers.Trainer:
     """The library's trainer with plait's settings for `bpe` and `unigram`."""
     shared = {
-        "vocab_size": config.vocab_size,
+        "vocab_size": config.most,
         "special_tokens": special_tokens(config.special),
         "initial_alphabet": sorted(byte_alphabet()),
         "show_progress": sys.stderr.isatty(),
