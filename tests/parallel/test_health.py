@@ -181,6 +181,7 @@ def test_a_store_that_hangs_is_given_up(monkeypatch):
             client = TCPStore("127.0.0.1", port, is_master=False, wait_for_workers=False)
             assert last_posts(client, 1) == [None]
             holder.send_signal(signal.SIGSTOP)
+            os.waitpid(holder.pid, os.WUNTRACED)  # until it really stands still
             start = time.monotonic()
             with pytest.raises(DistError, match=r"the store has not answered in 0\.2 s"):
                 last_posts(client, 1, 0.2)

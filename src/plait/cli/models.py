@@ -59,7 +59,7 @@ def evaluate(
     stride: int | None = None,
     batch: int = 8,
     format: str = "auto",
-    field: Annotated[list[str] | None, Parameter(name="--field")] = None,
+    field: Annotated[list[str] | None, Parameter(name="--field", consume_multiple=True)] = None,
     labels: Words = None,
     per_token: bool = False,
     outputs: Outputs = Outputs(),
