@@ -31,11 +31,11 @@ def translate(
         plait translate runs/en-de --input test.en --output test.de
 
     Args:
-        model: A model, step or run directory.
+        model: A model, step or run directory (RUN:best, RUN:average).
         text: The text; without it and --input, lines are read from the terminal or a pipe.
-        input: A file: plain lines, or records with source or text.
-        output: Where to write; a name in .jsonl gets records with scores, any other plain lines.
-        batch: Texts at a time; changes no answer.
+        input: A file of texts: plain lines, or records (.jsonl, .csv, ...) with source or text.
+        output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
+        batch: Texts computed together; changes speed and memory, no answer.
     """
     _apply("translate", model, text, input, output, batch, beams, where)
 
@@ -59,11 +59,11 @@ def summarize(
         plait summarize runs/mail --input mails.jsonl --output subjects.txt
 
     Args:
-        model: A model, step or run directory.
+        model: A model, step or run directory (RUN:best, RUN:average).
         text: The text; without it and --input, lines are read from the terminal or a pipe.
-        input: A file: plain lines, or records with source or text.
-        output: Where to write; a name in .jsonl gets records with scores, any other plain lines.
-        batch: Texts at a time; changes no answer.
+        input: A file of texts: plain lines, or records (.jsonl, .csv, ...) with source or text.
+        output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
+        batch: Texts computed together; changes speed and memory, no answer.
     """
     _apply("summarize", model, text, input, output, batch, beams, where)
 
@@ -80,21 +80,21 @@ def classify(
     batch: int = 32,
     where: Where = Where(),
 ) -> None:
-    """Say which of some labels a text has, how probable each is, or classify a file (resumable).
+    """Say which of some labels a text has, and how probable each is; of a file too (resumable).
 
     For example:
 
         plait classify runs/mood "what a lovely day"
-        plait classify runs/mood --labels good bad --input reviews.jsonl --output labels.jsonl
+        plait classify runs/mood --labels good bad --input in.txt --output out.txt
 
     Args:
-        model: A model, step or run directory.
+        model: A model, step or run directory (RUN:best, RUN:average).
         text: The text; without it and --input, lines are read from the terminal or a pipe.
-        labels: The labels to choose from; default those the model learned.
-        per_token: Compare labels by their mean log-probability a token, which is fair to long ones.
-        input: A file: plain lines, or records with source or text.
-        output: Where to write; a name in .jsonl gets probabilities, any other a label a line.
-        batch: Labels at a time; changes no answer.
+        labels: The labels to choose from; default: those that the model was trained on.
+        per_token: Compare labels by their probability a token, which is fair to long ones.
+        input: A file of texts: plain lines, or records (.jsonl, .csv, ...) with source or text.
+        output: Labels of --input: with probabilities if the name ends in .jsonl, else line n of line n.
+        batch: Labels computed together; changes speed and memory, no answer.
     """
     from plait.recipes.classify import classify as run
 
@@ -126,14 +126,14 @@ def answer(
         plait answer runs/qa "谁写了这封信？" --documents notes/
 
     Args:
-        model: A model, step or run directory.
+        model: A model, step or run directory (RUN:best, RUN:average).
         question: The question; without it and --input, lines are read from the terminal or a pipe.
         context: A text to read the answer in, or the file that holds it.
-        documents: Files and folders to find the passages in that a question is about.
-        passages: Passages shown with each question, if they fit the model's context.
-        input: A file: plain lines, or records with question, and perhaps context.
-        output: Where to write; a name in .jsonl gets records with scores, any other plain lines.
-        batch: Questions at a time; changes no answer.
+        documents: Files and folders to search for what a question is about, in place of --context.
+        passages: With --documents, passages the model reads for a question, if they fit its context.
+        input: A file: plain lines, or records (.jsonl, .csv, ...) with question and perhaps context.
+        output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
+        batch: Questions computed together; changes speed and memory, no answer.
     """
     from plait.recipes.answer import answer as run
 
@@ -155,7 +155,7 @@ def complete(
     beams: Beams = Beams(),
     where: Where = Where(),
 ) -> None:
-    """Write the most probable continuation of a text or program, or what stands before a suffix.
+    """Continue a text or program in the most probable way, or fill in what stands before a suffix.
 
     For example:
 
@@ -163,12 +163,12 @@ def complete(
         plait complete runs/code "def area(r):" --suffix "    return result"
 
     Args:
-        model: A model, step or run directory of a decoder.
+        model: A decoder: a model, step or run directory (RUN:best, RUN:average).
         prefix: The beginning; without it and --input, lines are read from the terminal or a pipe.
         suffix: What comes after the completion; the model must have learned with data.fim.
-        input: A file: plain lines, or records with prefix and suffix, prompt, messages or text.
-        output: Where to write; a name in .jsonl gets records with scores, any other plain lines.
-        batch: Texts at a time; changes no answer.
+        input: A file: plain lines, or records with prefix and suffix, or prompt, messages or text.
+        output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
+        batch: Texts computed together; changes speed and memory, no answer.
     """
     from plait.recipes.complete import complete as run
 

@@ -22,14 +22,13 @@ class Outputs:
     Args:
         hypotheses: Outputs: plain lines, or records with --field NAME or --field hypotheses=NAME.
         references: What they should be: one file for each set of references.
-        metric: bleu, chrf, chrf++, rouge (or rouge1, rouge2, rougeL, rougeLsum), exact_match,
-            squad_em, squad_f1, cmrc, accuracy, macro_f1.
+        metric: bleu, chrf, chrf++, rouge, exact_match, squad_em, squad_f1, cmrc, accuracy, macro_f1.
         compare: Outputs of a second system, for a paired bootstrap test.
         lang: Language of the texts, such as zh or ja.
         tokenize: Tokenization of BLEU: none, 13a, intl, zh, ja-mecab, ko-mecab, char.
         lowercase: Compare without case (bleu, chrf).
         stem: Compare stems of English words (rouge).
-        predictions: Records of the task with predictions in the field named by --field.
+        predictions: Of bbq: its records, with predictions in the field named by --field.
     """
 
     hypotheses: list[str] | None = None
@@ -73,23 +72,23 @@ def evaluate(
 
         plait evaluate runs/first --data held-out.txt --out scores.json
         plait evaluate runs/en-de --task translate --data test.en test.de
+        plait evaluate runs/mood --task classify --data test.csv --field target=mood
         plait evaluate --hypotheses out.txt --references ref.txt --metric bleu
         plait evaluate --task bbq --predictions Age.jsonl --field answer
 
     Args:
         model: A model, step or run directory (RUN:best, RUN:average).
-        task: What to measure: perplexity, translate, summarize, answer, classify, complete, scan, babi,
-            dialog-babi; bbq of predictions.
-        data: Held-out files or folders; two plain files of a task are sources and targets.
-        limit: Only the first so many documents.
-        out: Write scores.json here.
-        context: Tokens the model sees at once; default its context.
-        stride: Tokens scored per window; the rest of the window is history.
-        batch: Windows or questions at a time; changes no score.
-        format: How to read the data.
-        field: Rename a column: text=body; a number for a headerless table. For outputs: the field to score.
-        labels: Of classify, the labels to choose from; default those the model learned, or the data's.
-        per_token: Of classify, compare labels by their mean log-probability a token.
+        task: perplexity, translate, summarize, answer, classify, complete, scan, babi, dialog-babi, bbq.
+        data: Files or folders that the model has not seen; two plain files are sources and targets.
+        limit: Only the first so many documents or questions.
+        out: Write the scores here, as JSON.
+        context: Of perplexity, tokens the model sees at once; default: its context.
+        stride: Of perplexity, tokens scored per window, the rest being history; default: half of it.
+        batch: Windows or questions computed together; changes speed and memory, no score.
+        format: auto goes by the file's name; else lines, paragraphs, parallel, tsv, alpaca, scan, babi, ...
+        field: Columns: source=english target=chinese; numbers without a header. Of outputs: what to score.
+        labels: Of classify, the labels to choose from; default: those learned, or else the data's.
+        per_token: Of classify, compare labels by their probability a token, which is fair to long ones.
         json: Print what scores.json holds.
     """
     if model is None and outputs == Outputs():

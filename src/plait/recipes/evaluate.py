@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from plait import __version__, log
-from plait.config import build
 from plait.errors import ConfigError, InputError, ModelError, did_you_mean
 from plait.eval.options import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature, write_scores
-from plait.infer.params import BeamParams
 from plait.recipes.evaluate_outputs import PLAIN, show_scores
 from plait.tasks import TASKS
 from plait.text.document import Document
@@ -66,68 +65,58 @@ def evaluate(
         ModelError: the model cannot be loaded.
     """
     names = [task] if isinstance(task, str) else list(task)
+    measures = bool(metric or decoding or options != PLAIN)
+    _check(names, measures, windows=bool(context or stride), labelled=bool(labels or per_token))
+    if not data:
+        raise InputError("there is nothing to score; name files that the model has not seen with --data")
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit={limit} must be at least 1 document")
+    if out is not None:
+        check_replaceable(out)
+    read = partial(_with_text, data, format, fields)
+    if names != [PERPLEXITY]:
+        from plait.recipes.evaluate_task import read_questions
+        from plait.tasks.task import find_task
+
+        read = partial(read_questions, find_task(names[0]), data, format, fields)
+    documents = list(islice(read(), limit))  # before the model: data are wrong more often
+
+    from plait.infer.engine import Engine
+
+    engine = Engine(model, device=device, dtype=dtype)
+    if names == [PERPLEXITY]:
+        scores, show = _perplexity(engine, documents, limit, context, stride, batch), _show
+    else:
+        from plait.recipes.evaluate_task import evaluate_named
+
+        scores, show = evaluate_named(
+            names[0], engine, documents, metrics=metric, options=options, batch=batch,
+            decoding=decoding or {}, labels=labels, per_token=per_token,
+        ), show_scores  # fmt: skip
+    if out is not None:
+        write_scores(out, str(model), scores)
+        log.say(f"wrote {out}")
+    if as_json:
+        print(scores_json(str(model), scores), end="")
+    else:
+        show(engine.name, scores)
+    return scores
+
+
+def _check(names: list[str], measures: bool, *, windows: bool, labelled: bool) -> None:
+    """Refuse an unknown task, and what would be ignored by the one that is asked for; raises ConfigError."""
     known = (PERPLEXITY, *TASKS)
     for name in names:
         if name not in known:
             raise ConfigError(f"task {name!r} is unknown{did_you_mean(name, known)}; use {', '.join(known)}")
     if len(names) > 1:
         raise ConfigError(f"tasks read different data; measure {' and '.join(names)} one after the other")
-    if not data:
-        raise InputError("there is nothing to score; name files that the model has not seen with --data")
-    if limit is not None and limit < 1:
-        raise ConfigError(f"limit={limit} must be at least 1 document")
-    if names == [PERPLEXITY] and (metric or decoding or options != PLAIN):
+    if names == [PERPLEXITY] and measures:
         raise ConfigError("perplexity is one measure and decodes nothing; metrics and beams are for a --task")
-    if names != [PERPLEXITY] and (context or stride):
+    if names != [PERPLEXITY] and windows:
         raise ConfigError("--context and --stride are for perplexity; leave them out with a --task")
-    if (labels or per_token) and names != ["classify"]:
+    if names != ["classify"] and labelled:
         raise ConfigError(f"--labels and --per-token are for --task classify, not {names[0]}")
-    if out is not None:
-        check_replaceable(out)
-    from plait.infer.engine import Engine
-
-    if names == [PERPLEXITY]:
-        documents = list(islice(_with_text(data, format, fields), limit))
-        engine = Engine(model, device=device, dtype=dtype)
-        if engine.encodes:
-            raise ModelError(
-                f"{engine.name} is an encoder-decoder, which gives no probability to a text without its "
-                "source; measure a task, such as --task translate"
-            )
-        scores = _perplexity(engine, documents, limit, context, stride, batch)
-    else:
-        from plait.recipes.evaluate_task import (
-            evaluate_answers,
-            evaluate_completions,
-            evaluate_labels,
-            evaluate_task,
-            read_questions,
-        )
-        from plait.tasks.task import find_task
-
-        chosen = find_task(names[0])
-        documents = list(islice(read_questions(chosen, data, format, fields), limit))
-        engine = Engine(model, device=device, dtype=dtype)
-        beams = build(BeamParams, chosen.decoding.model_dump() | dict(decoding or {}), source="decoding")
-        given: Any = {"metrics": metric, "options": options, "batch": batch}
-        if chosen.name == "classify":
-            scores, _ = evaluate_labels(engine, documents, labels=labels, per_token=per_token, **given)
-        elif chosen.name == "answer":
-            scores, _ = evaluate_answers(engine, documents, decoding=beams, **given)
-        elif chosen.name == "complete":
-            scores, _ = evaluate_completions(engine, documents, decoding=beams, **given)
-        else:
-            scores, _ = evaluate_task(engine, chosen, documents, decoding=beams, **given)
-    if out is not None:
-        write_scores(out, str(model), scores)
-        log.say(f"wrote {out}")
-    if as_json:
-        print(scores_json(str(model), scores), end="")
-    elif names == [PERPLEXITY]:
-        _show(engine.name, scores)
-    else:
-        show_scores(engine.name, scores)
-    return scores
 
 
 def _with_text(
@@ -146,6 +135,12 @@ def _perplexity(engine, documents: list[Document], limit, context, stride, batch
     import torch
 
     from plait.eval.perplexity import encode_document, perplexity
+
+    if engine.encodes:
+        raise ModelError(
+            f"{engine.name} is an encoder-decoder, which gives no probability to a text without its source; "
+            "measure a task, such as --task translate"
+        )
 
     encoded = [encode_document(engine.tokenizer, document.text) for document in documents]
     with log.progress("perplexity: tokens", sum(len(tokens) - 1 for tokens, _ in encoded)) as bar:

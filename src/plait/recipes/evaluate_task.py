@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from plait import __version__, log
+from plait.config import build
 from plait.data.notice import elsewhere_text
 from plait.data.pairs import aligned
 from plait.errors import InputError
@@ -20,11 +21,43 @@ from plait.infer.search import BATCH
 from plait.recipes.evaluate_outputs import PLAIN
 from plait.tasks import answer as qa
 from plait.tasks import classify, complete
-from plait.tasks.task import Task, answer, check
+from plait.tasks.task import Task, answer, check, find_task
 from plait.text.document import Document
 from plait.text.readers import read
 
 Paths = str | Path | Sequence[str | Path]
+
+
+def evaluate_named(
+    name: str,
+    engine: Engine,
+    questions: Sequence[Document],
+    *,
+    decoding: Mapping[str, Any],
+    labels: Sequence[str] = (),
+    per_token: bool = False,
+    **options: Any,
+) -> list[Score]:
+    """The scores of any task.
+
+    Args:
+        decoding: fields of `BeamParams` that differ from the task's own.
+        labels, per_token: of classify, see `evaluate_labels`.
+        options: as in `evaluate_task`.
+
+    Raises:
+        ConfigError: an impossible decoding.
+        InputError: see the function of each task.
+    """
+    task = find_task(name)
+    if name == "classify":
+        return evaluate_labels(engine, questions, labels=labels, per_token=per_token, **options)[0]
+    beams = build(BeamParams, task.decoding.model_dump() | dict(decoding), source="decoding")
+    if name == "answer":
+        return evaluate_answers(engine, questions, decoding=beams, **options)[0]
+    if name == "complete":
+        return evaluate_completions(engine, questions, decoding=beams, **options)[0]
+    return evaluate_task(engine, task, questions, decoding=beams, **options)[0]
 
 
 def evaluate_task(
