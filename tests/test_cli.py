@@ -94,7 +94,7 @@ def test_every_verb_explains_itself_its_options_and_an_example(verb, capsys, mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train", "nowhere.yaml"], "recipe 'nowhere.yaml' does not exist; shipped recipes:"),
+        (["train", "missing.yaml"], "recipe 'missing.yaml' does not exist; shipped recipes:"),
         (["train", "tiny", "train.lerning=1"], "unknown key 'train.lerning'"),
         (["train", "tiny", "model.heads=7"], "model: width=64 is not divisible by heads=7; use heads from"),
         (["train", "tiny", "train.lr"], "override 'train.lr' has no value; write key=value"),
@@ -163,7 +163,7 @@ def test_a_path_through_a_file_is_one_line(tmp_path, capsys):
 
 def test_debug_shows_the_traceback(capsys):
     with pytest.raises(ConfigError, match="does not exist"):
-        main(["train", "nowhere.yaml", "--debug"])
+        main(["train", "missing.yaml", "--debug"])
     run = subprocess.run(
         [sys.executable, "-m", "plait", "config", "show", "nowhere", "--debug"],
         capture_output=True,
