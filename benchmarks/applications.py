@@ -140,12 +140,16 @@ def measure(name: str, row: Row, data: Path, runs: Path, overrides: list[str]) -
     score = ["evaluate", f"{run}{row.checkpoint}", "--task", row.task, "--data", *row.data, *row.options]
     commands = [train, [*score, "--out", str(results / "scores.json")]]
     written = "".join(f"plait {shlex.join(command)}\n" for command in commands)
-    (results / "commands.txt").write_text(written.replace("@", "$DATA"), encoding="utf-8")
+    written = written.replace("@", "$DATA").replace(f"{runs}/", "runs/").replace(f"{HERE}/", "benchmarks/")
+    (results / "commands.txt").write_text(written, encoding="utf-8")
     for command in commands:
         here = [word.replace("@", str(data)) for word in command]
         subprocess.run([sys.executable, "-m", "plait", *here], check=True)
     for file in ("recipe.yaml", "log.jsonl"):
         shutil.copy(run / file, results / file)
+    for file in (results / "recipe.yaml", results / "scores.json"):  # where they lay is nobody's business
+        text = file.read_text(encoding="utf-8")
+        file.write_text(text.replace(str(data), "$DATA").replace(f"{runs}/", "runs/"), encoding="utf-8")
 
 
 if __name__ == "__main__":
