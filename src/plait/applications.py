@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plait.config import build
 from plait.errors import ConfigError, InputError
 from plait.infer.engine import Engine
-from plait.infer.params import BeamParams
 from plait.infer.search import BATCH
 from plait.recipes.answer import ALONE, index_of
 from plait.tasks import answer as qa
@@ -17,8 +15,8 @@ from plait.tasks import classify as labels_task
 from plait.tasks import complete as completion
 from plait.tasks.answer import Answer
 from plait.tasks.classify import Classification
-from plait.tasks.task import Task, check, find_task
 from plait.tasks.task import answer as best
+from plait.tasks.task import check, find_task
 from plait.text.document import Document
 
 Model = str | Path | Engine
@@ -79,7 +77,7 @@ def answer(
     if context is not None and documents:
         raise ConfigError(ALONE)
     index = index_of(documents) if documents else None
-    engine, params = _engine(model), _decoding(qa.TASK, decoding)
+    engine, params = _engine(model), qa.TASK.decoding_with(decoding, "answer")
     made = [
         qa.as_question(engine, document, params, context=context, index=index, passages=passages)
         for document, context in zip(asked, contexts)
@@ -131,7 +129,7 @@ def complete(
     records: list[dict[str, str]] = [{"prefix": text} for text in before]
     if after is not None:
         records = [{"prefix": text, "suffix": end} for text, end in zip(before, after)]
-    engine, params = _engine(model), _decoding(completion.TASK, decoding)
+    engine, params = _engine(model), completion.TASK.decoding_with(decoding, "complete")
     prompts = [
         completion.completion_prompt(engine, Document(f"text {number}", "", record))
         for number, record in enumerate(records, 1)
@@ -141,7 +139,7 @@ def complete(
 
 def _texts(name: str, model: Model, texts: Texts, batch: int, decoding: Mapping[str, Any]) -> list[str]:
     engine, task = _engine(model), find_task(name)
-    params = _decoding(task, decoding)
+    params = task.decoding_with(decoding, name)
     found = best(engine, check(engine, task, _documents(texts)), params, batch=batch)
     return [some[0][0] if some else "" for some in found]
 
@@ -153,7 +151,3 @@ def _engine(model: Model) -> Engine:
 def _documents(texts: Texts) -> list[Document]:
     some = [texts] if isinstance(texts, str) else list(texts)
     return [Document(f"text {number}", text) for number, text in enumerate(some, 1)]
-
-
-def _decoding(task: Task, given: Mapping[str, Any]) -> BeamParams:
-    return build(BeamParams, task.decoding.model_dump() | dict(given), source=task.name)

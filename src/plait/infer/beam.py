@@ -9,8 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from plait.errors import ModelError, PromptError
-from plait.infer.logprobs import log_softmax
+from plait.errors import PromptError
+from plait.infer.logprobs import log_softmax, refuse_nan
 from plait.infer.params import BeamParams, Hypothesis
 
 NOTHING = -1  # fills up shorter prefixes on the left; no token's id
@@ -157,11 +157,7 @@ def _start(prefixes: Sequence[Sequence[int]], logits: Tensor) -> _Beams:
 def _log_probabilities(logits: Tensor) -> Tensor:
     """`[rows, vocab]`, a new tensor."""
     logprobs = log_softmax(logits)
-    if bool(logprobs[:, 0].isnan().any()):  # one NaN (or +inf) among the logits makes its whole row NaN
-        raise ModelError(
-            "the model answers with NaN: its weights are damaged, or its numbers overflow "
-            f"{str(logits.dtype).removeprefix('torch.')}; try dtype float32"
-        )
+    refuse_nan(logprobs[:, 0], logits.dtype)  # one NaN (or +inf) among the logits makes its whole row NaN
     return logprobs
 
 

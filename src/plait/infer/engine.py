@@ -12,7 +12,7 @@ from torch import Tensor
 from plait.device import DTYPES, pick_device
 from plait.errors import ConfigError, ModelError, did_you_mean
 from plait.infer.cache import KVCache
-from plait.infer.logprobs import head, log_probabilities, row_logprobs
+from plait.infer.logprobs import head, log_probabilities, refuse_nan, row_logprobs
 from plait.infer.params import (
     Completion,
     Delta,
@@ -263,11 +263,7 @@ class Engine:
     def _choose(
         self, logits: Tensor, sampler: Sampler, params: SamplingParams
     ) -> tuple[list[int], list[TokenLogprob]]:
-        if bool(logits.isnan().any()):
-            raise ModelError(
-                "the model answers with NaN: its weights are damaged, or its numbers overflow "
-                f"{str(self.dtype).removeprefix('torch.')}; try dtype float32"
-            )
+        refuse_nan(logits, self.dtype)
         chosen = sampler.choose(logits)
         if params.logprobs is None:
             return chosen, [self.token(id) for id in chosen]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from plait.errors import ModelError, PromptError
+from plait.errors import PromptError
 from plait.infer.cache import KVCache
 from plait.infer.engine import Engine
-from plait.infer.logprobs import HEAD_PLACES, head, log_softmax
+from plait.infer.logprobs import HEAD_PLACES, head, log_softmax, refuse_nan
 
 BATCH = 32  # targets computed together
 
@@ -93,11 +93,7 @@ def _together(
     if max(map(len, answers)) > 1:
         cache.select(owners)
         totals = totals + _of_the_rest(engine, answers, cache)
-    if bool(totals.isnan().any()):
-        raise ModelError(
-            "the model answers with NaN: its weights are damaged, or its numbers overflow "
-            f"{str(engine.dtype).removeprefix('torch.')}; try dtype float32"
-        )
+    refuse_nan(totals, engine.dtype)
     rest = iter(totals.tolist())
     return [[next(rest) for _ in some] for some in targets]
 

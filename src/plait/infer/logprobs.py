@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from plait.errors import ModelError
 from plait.nn.decoder import Decoder
 
 HEAD_PLACES = 512  # positions whose logits are formed at once
@@ -23,6 +24,19 @@ def head(model: Decoder, hidden: Tensor) -> Tensor:
     """Logits of hidden states."""
     assert model.lm_head is not None, "a pipeline stage without a head has no logits"
     return model.lm_head(hidden)
+
+
+def refuse_nan(numbers: Tensor, dtype: torch.dtype) -> None:
+    """Stop where a model of `dtype` answers with NaN.
+
+    Raises:
+        ModelError: naming the remedy.
+    """
+    if bool(numbers.isnan().any()):
+        raise ModelError(
+            "the model answers with NaN: its weights are damaged, or its numbers overflow "
+            f"{str(dtype).removeprefix('torch.')}; try dtype float32"
+        )
 
 
 def log_softmax(logits: Tensor) -> Tensor:

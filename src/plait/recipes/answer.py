@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plait.config import build
 from plait.errors import ConfigError
-from plait.infer.params import BeamParams
 from plait.recipes.answers_file import Made
 from plait.recipes.apply import Application, made_with, read_request, respond, searched, shown
 from plait.text.document import Document
@@ -61,7 +59,7 @@ def answer(
     from plait.tasks import answer as task
 
     index = index_of(documents) if documents else None
-    params = build(BeamParams, task.TASK.decoding.model_dump() | dict(decoding or {}), source="decoding")
+    params = task.TASK.decoding_with(decoding)
     engine = Engine(model, device=device, dtype=dtype)
 
     def check(records: Sequence[Document]) -> list[task.Question]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plait.config import build
 from plait.errors import ConfigError, InputError, PromptError
 from plait.files import write_text
 from plait.infer.params import BeamParams
@@ -135,7 +134,7 @@ def apply_task(
     from plait.tasks.task import check, find_task
 
     task = find_task(name)
-    params = build(BeamParams, task.decoding.model_dump() | dict(decoding or {}), source="decoding")
+    params = task.decoding_with(decoding)
     engine = Engine(model, device=device, dtype=dtype)
     application = Application(
         name,

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from plait.config import build
 from plait.errors import InputError
-from plait.infer.params import BeamParams
 from plait.recipes.apply import Application, made_with, read_request, respond, searched, shown
 from plait.text.document import Document
 
@@ -47,7 +45,7 @@ def complete(
     from plait.infer.engine import Engine
     from plait.tasks.complete import TASK, completion_prompt
 
-    params = build(BeamParams, TASK.decoding.model_dump() | dict(decoding or {}), source="decoding")
+    params = TASK.decoding_with(decoding)
     engine = Engine(model, device=device, dtype=dtype)
 
     def ask(text: str) -> Document:

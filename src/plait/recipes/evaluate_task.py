@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from plait import __version__, log
-from plait.config import build
 from plait.data.notice import elsewhere_text
 from plait.data.pairs import aligned
 from plait.errors import InputError
@@ -52,7 +51,7 @@ def evaluate_named(
     task = find_task(name)
     if name == "classify":
         return evaluate_labels(engine, questions, labels=labels, per_token=per_token, **options)[0]
-    beams = build(BeamParams, task.decoding.model_dump() | dict(decoding), source="decoding")
+    beams = task.decoding_with(decoding)
     if name == "answer":
         return evaluate_answers(engine, questions, decoding=beams, **options)[0]
     if name == "complete":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Any
 
+from plait.config import build
 from plait.data.pairs import found_in, source_in, target_in
 from plait.errors import ConfigError, InputError, ModelError, PromptError, did_you_mean
 from plait.infer.engine import Engine
@@ -37,6 +39,17 @@ class Task:
     format: str = "auto"
     questions: Callable[[Iterable[Document]], Iterator[Document]] = iter
     group: Callable[[Document], str | None] = lambda document: None
+
+    def decoding_with(self, given: Mapping[str, Any] | None, source: str = "decoding") -> BeamParams:
+        """Its decoding, but for the fields of `BeamParams` that are given.
+
+        Args:
+            source: what an error begins with.
+
+        Raises:
+            ConfigError: an impossible setting.
+        """
+        return build(BeamParams, self.decoding.model_dump() | dict(given or {}), source=source)
 
 
 def source_of(document: Document) -> str:
