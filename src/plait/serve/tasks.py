@@ -13,7 +13,7 @@ from plait.serve.problems import ApiError
 from plait.serve.requests import LabelsAsked, SearchAsked
 from plait.serve.worker import TURN, Stream
 from plait.tasks.classify import classify, labels_of, questions_of
-from plait.tasks.task import answer, check, find_task
+from plait.tasks.task import answer, check, converses, find_task
 from plait.text.document import Document
 
 SERVED = ("translate", "summarize", "answer", "classify")
@@ -56,7 +56,7 @@ def tasks_of(engine: Engine) -> list[str]:
     """What a model is good for, by its kind and by what it was last trained on."""
     if engine.encodes:
         return [*SERVED]
-    talks = bool(engine.tokenizer.chat_template) and engine.learned != "text"
+    talks = converses(engine)
     return ["chat", "complete", *SERVED] if talks else ["complete", "classify"]
 
 

@@ -11,7 +11,7 @@ from plait.errors import ConfigError, InputError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.likelihood import BATCH, check, likelihoods
 from plait.infer.params import BeamParams
-from plait.tasks.task import Task, source_of
+from plait.tasks.task import Task, converses, source_of, spoken_ids
 from plait.text.document import Document
 
 Question = tuple[list[int], list[list[int]]]  # the tokens of a text, and those of each label after it
@@ -74,7 +74,7 @@ def questions_of(engine: Engine, documents: Sequence[Document], labels: Sequence
         PromptError: a text that does not fit the model's context, by its id.
     """
     tokenizer = engine.tokenizer
-    running = not engine.encodes and (engine.learned == "text" or not tokenizer.chat_template)
+    running = not engine.encodes and not converses(engine)
     end = next(iter(tokenizer.stop_ids), None) if tokenizer.eos_id is None else tokenizer.eos_id
     ends = [] if running or end is None else [end]
     answers = [[*tokenizer.encode_plain(label), *ends] for label in labels]
@@ -85,8 +85,7 @@ def questions_of(engine: Engine, documents: Sequence[Document], labels: Sequence
             if engine.encodes or running:
                 prompt = engine.encode(text)
             else:
-                turns = document.record.get("messages") or [{"role": "user", "content": text}]
-                prompt = tokenizer.encode_chat(turns, add_generation_prompt=True)[0]
+                prompt = spoken_ids(engine, document, source_of)
             check(engine, prompt, answers)
         except PromptError as error:
             raise PromptError(f"{document.id}: {error}") from None

@@ -86,12 +86,22 @@ def prompt_of(engine: Engine, task: Task, document: Document) -> list[int]:
     """
     if engine.encodes:
         return engine.encode(task.source(document))
-    if engine.learned == "text" or not engine.tokenizer.chat_template:
+    if not converses(engine):
         raise ModelError(
             f"{engine.name} is a decoder that continues text; `{task.name}` needs a model trained on "
             "pairs or on conversations"
         )
-    turns = document.record.get("messages") or [{"role": "user", "content": task.source(document)}]
+    return spoken_ids(engine, document, task.source)
+
+
+def converses(engine: Engine) -> bool:
+    """Whether a decoder has learned to answer what a user says, as far as that is known."""
+    return engine.learned != "text" and bool(engine.tokenizer.chat_template)
+
+
+def spoken_ids(engine: Engine, document: Document, source: Callable[[Document], str]) -> list[int]:
+    """A record as a conversation up to the assistant's turn: its messages, or its source as a user's."""
+    turns = document.record.get("messages") or [{"role": "user", "content": source(document)}]
     return engine.tokenizer.encode_chat(turns, add_generation_prompt=True)[0]
 
 
