@@ -124,7 +124,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=SHARED, help="the directory of the data sets")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")
     parser.add_argument("overrides", nargs="*", help="keys to change, such as train.lr=1e-3")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     if options.list or options.row is None:
         print("\n".join(ROWS))
         return

@@ -9,7 +9,8 @@ import torch
 
 from plait.errors import ModelError, PromptError
 from plait.infer.engine import Engine
-from plait.infer.likelihood import likelihoods
+from plait.infer.likelihood import Likelihood, likelihoods
+from plait.infer.params import SamplingParams
 from plait.nn.config import ModelConfig
 from plait.nn.encoder_decoder import EncoderDecoder
 from plait.nn.initialize import initialize
@@ -36,8 +37,8 @@ def seq2seq(tokenizer) -> Engine:
     return Engine(model, tokenizer)
 
 
-def flat(values: list[list[float]]) -> list[float]:
-    return [value for some in values for value in some]
+def flat(found: list[list[Likelihood]]) -> list[float]:
+    return [one.logprob for some in found for one in some]
 
 
 def test_a_decoders_likelihood_is_what_score_gives_token_by_token(engine):
@@ -74,6 +75,24 @@ def test_no_batch_size_changes_it(kind, batch, request):
     found = likelihoods(engine, prompts, targets, batch=batch, advance=done.append)
     assert flat(found) == pytest.approx(flat(likelihoods(engine, prompts, targets)), abs=1e-9)
     assert sum(done) == len(prompts)
+
+
+@pytest.mark.parametrize("kind", ["engine", "seq2seq"])
+def test_greedy_is_told_of_what_the_model_itself_would_write(kind, request):
+    engine = request.getfixturevalue(kind)
+    prompts, _ = rows(engine.vocab)
+    written = engine.generate(prompts, SamplingParams(temperature=0, max_tokens=4, ignore_eos=True))
+    targets = []
+    for one in written:
+        other = [*one.tokens[:-1], (one.tokens[-1] + 1) % engine.vocab]
+        targets.append([one.tokens, one.tokens[:1], other, [other[-1]], [other[-1], *one.tokens[1:]]])
+    found = [[one.greedy for one in some] for some in likelihoods(engine, prompts, targets)]
+    assert [some[:3] for some in found] == [[True, True, False]] * len(prompts)
+    assert (
+        [some[4] for some in found]
+        == [some[3] for some in found]
+        == [target[3] == target[1] for target in targets]
+    )
 
 
 def test_it_is_the_loss_of_transformers(tokenizer, tmp_path):

@@ -61,6 +61,7 @@ def evaluate(
     field: Annotated[list[str] | None, Parameter(name="--field", consume_multiple=True)] = None,
     labels: Words = None,
     per_token: bool = False,
+    shots: int | None = None,
     outputs: Outputs = Outputs(),
     beams: Beams = Beams(),
     where: Where = Where(),
@@ -73,13 +74,16 @@ def evaluate(
         plait evaluate runs/first --data held-out.txt --out scores.json
         plait evaluate runs/en-de --task translate --data test.en test.de
         plait evaluate runs/mood --task classify --data test.csv --field target=mood
+        plait evaluate runs/first --task lm_eval:hellaswag --limit 100
         plait evaluate --hypotheses out.txt --references ref.txt --metric bleu
         plait evaluate --task bbq --predictions Age.jsonl --field answer
 
     Args:
         model: A model, step or run directory (RUN:best, RUN:average).
-        task: perplexity, translate, summarize, answer, classify, complete, scan, babi, dialog-babi, bbq.
-        data: Files or folders that the model has not seen; two plain files are sources and targets.
+        task: perplexity, translate, summarize, answer, classify, complete, scan, babi, dialog-babi, bbq, or
+            lm_eval:NAME, a task of lm-evaluation-harness.
+        data: Files or folders that the model has not seen; two plain files are sources and targets. Of
+            lm_eval:NAME, folders with your own task files; else the harness downloads its data.
         limit: Only the first so many documents or questions.
         out: Write the scores here, as JSON.
         context: Of perplexity, tokens the model sees at once; default: its context.
@@ -89,6 +93,7 @@ def evaluate(
         field: Columns: source=english target=chinese; numbers without a header. Of outputs: what to score.
         labels: Of classify, the labels to choose from; default: those learned, or else the data's.
         per_token: Of classify, compare labels by their probability a token, which is fair to long ones.
+        shots: Of lm_eval:NAME, worked examples before each question; default: what the task says.
         json: Print what scores.json holds.
     """
     if model is None and outputs == Outputs():
@@ -103,7 +108,7 @@ def evaluate(
             )
         given = {
             "limit": limit, "context": context, "stride": stride, "format": format != "auto",
-            "labels": labels, "per-token": per_token,
+            "labels": labels, "per-token": per_token, "shots": shots is not None,
         }  # fmt: skip
         if wrong := [name for name, value in given.items() if value]:
             raise ConfigError(
@@ -116,7 +121,7 @@ def evaluate(
     run(
         model, task=task or "perplexity", data=data or [], limit=limit, out=out, context=context,
         stride=stride, batch=batch, format=format, fields=fields_of(field), metric=outputs.metric or (),
-        options=outputs.options(), labels=labels or (), per_token=per_token,
+        options=outputs.options(), labels=labels or (), per_token=per_token, shots=shots,
         decoding=beams.given(), **vars(where), as_json=json,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +18,13 @@ BATCH = 32  # targets computed together
 Tokens = Sequence[int]
 
 
+class Likelihood(NamedTuple):
+    """Of a target: its log-probability in nats, summed over its tokens, and whether greedy would write it."""
+
+    logprob: float
+    greedy: bool
+
+
 @torch.inference_mode()
 def likelihoods(
     engine: Engine,
@@ -25,8 +33,8 @@ def likelihoods(
     *,
     batch: int = BATCH,
     advance: Callable[[int], None] = lambda count: None,
-) -> list[list[float]]:
-    """The log-probability of each target of each prompt, in nats, summed over the target's tokens.
+) -> list[list[Likelihood]]:
+    """How probable each target of each prompt is.
 
     Args:
         prompts: what the decoder continues, or the sources of an encoder-decoder.
@@ -40,7 +48,7 @@ def likelihoods(
     """
     for prompt, some in zip(prompts, targets, strict=True):
         check(engine, prompt, some)
-    found: dict[int, list[float]] = {}
+    found: dict[int, list[Likelihood]] = {}
     for numbers in _groups(prompts, targets, batch):
         totals = _together(engine, [prompts[at] for at in numbers], [targets[at] for at in numbers])
         found |= zip(numbers, totals)
@@ -83,23 +91,30 @@ def _groups(
 
 def _together(
     engine: Engine, prompts: Sequence[Tokens], targets: Sequence[Sequence[Tokens]]
-) -> list[list[float]]:
+) -> list[list[Likelihood]]:
     answers = [answer for some in targets for answer in some]
     owners = [row for row, some in enumerate(targets) for _ in some]
     cache = KVCache(len(prompts), capacity=max(map(len, prompts)) + 64, device=engine.device)
-    first = log_softmax(engine.prefill(prompts, cache)).double()
+    logits = engine.prefill(prompts, cache)
     begins = torch.tensor([answer[0] for answer in answers], device=engine.device)
-    totals = first[owners].gather(-1, begins[:, None]).squeeze(-1)
+    totals, greedy = _of_places(logits[owners], begins)
     if max(map(len, answers)) > 1:
         cache.select(owners)
-        totals = totals + _of_the_rest(engine, answers, cache)
+        rest, also = _of_the_rest(engine, answers, cache)
+        totals, greedy = totals + rest, greedy & also
     refuse_nan(totals, engine.dtype)
-    rest = iter(totals.tolist())
-    return [[next(rest) for _ in some] for some in targets]
+    found = iter([Likelihood(*pair) for pair in zip(totals.tolist(), greedy.tolist())])
+    return [[next(found) for _ in some] for some in targets]
 
 
-def _of_the_rest(engine: Engine, answers: Sequence[Tokens], cache: KVCache) -> Tensor:
-    """`[answers]`, of each the log-probability of its tokens after the first."""
+def _of_places(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Of tokens `wanted` `[places]`: their log-probabilities, and whether each is the most probable."""
+    chosen = log_softmax(logits).gather(-1, wanted[:, None]).squeeze(-1).double()
+    return chosen, logits.argmax(-1) == wanted
+
+
+def _of_the_rest(engine: Engine, answers: Sequence[Tokens], cache: KVCache) -> tuple[Tensor, Tensor]:
+    """Of each answer the log-probability of its tokens after the first, and whether all are the best."""
     shape = (len(answers), max(map(len, answers)) - 1)
     tokens, follow = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
     held = torch.zeros(shape, dtype=torch.bool)
@@ -112,9 +127,10 @@ def _of_the_rest(engine: Engine, answers: Sequence[Tokens], cache: KVCache) -> T
     positions = places.masked_fill(~held, -1)
     hidden = engine.model.hidden(tokens, positions=positions, cache=cache, memory=cache.memory)
     parts = [
-        log_softmax(head(engine.model, states)).gather(-1, wanted[:, None]).squeeze(-1).double()
+        _of_places(head(engine.model, states), wanted)
         for states, wanted in zip(hidden[held].split(HEAD_PLACES), follow[held].split(HEAD_PLACES))
     ]
     logprobs = torch.zeros(shape, dtype=torch.double, device=engine.device)
-    logprobs[held] = torch.cat(parts)
-    return logprobs.sum(1)
+    best = torch.ones(shape, dtype=torch.bool, device=engine.device)
+    logprobs[held], best[held] = (torch.cat(each) for each in zip(*parts))
+    return logprobs.sum(1), best.all(1)

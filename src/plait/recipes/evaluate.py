@@ -12,6 +12,7 @@ from plait import __version__, log
 from plait.errors import ConfigError, InputError, ModelError, did_you_mean
 from plait.eval.options import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature, write_scores
+from plait.recipes.evaluate_harness import PREFIX
 from plait.recipes.evaluate_outputs import PLAIN, show_scores
 from plait.tasks import TASKS
 from plait.text.document import Document
@@ -35,6 +36,7 @@ def evaluate(
     options: Options = PLAIN,
     labels: Sequence[str] = (),
     per_token: bool = False,
+    shots: int | None = None,
     decoding: Mapping[str, Any] | None = None,
     device: str = "cpu",
     dtype: str | None = None,
@@ -44,15 +46,18 @@ def evaluate(
 
     Args:
         model: a model, step or run directory.
-        task: what to measure: perplexity, or one of `plait.tasks.TASKS`.
+        task: what to measure: perplexity, one of `plait.tasks.TASKS`, or `lm_eval:NAME`, a task of
+            lm-evaluation-harness.
         data: files, directories or globs of what it has not seen, read as `plait.text.readers.read` does; two
-            plain files for a task are aligned lines, sources and targets.
+            plain files for a task are aligned lines, sources and targets. For `lm_eval:NAME`, folders of task
+            files; none: the harness's own.
         limit: only the first documents.
         context, stride: window and step over long documents; None: the model's context, and half of it.
         batch: windows or questions computed together; changes the speed, not the result.
         format, fields: how to read the data, as in `plait.text.readers.read`.
         metric, options: of a task, where they are not its own; see `plait.eval.outputs`.
         labels, per_token: of the task classify; see `plait.recipes.evaluate_task.evaluate_labels`.
+        shots: of `lm_eval:NAME`, worked examples before each question; None: as many as the task says.
         decoding: fields of `BeamParams` that differ from the task's own.
         as_json: print the content of `scores.json` in place of a table.
 
@@ -66,33 +71,47 @@ def evaluate(
     """
     names = [task] if isinstance(task, str) else list(task)
     measures = bool(metric or decoding or options != PLAIN)
-    _check(names, measures, windows=bool(context or stride), labelled=bool(labels or per_token))
-    if not data:
+    _check(
+        names, measures, windows=bool(context or stride), labelled=bool(labels or per_token),
+        shots=shots is not None, read=bool(fields) or format != "auto",
+    )  # fmt: skip
+    (name,) = names
+    harness = name.startswith(PREFIX)
+    if not data and not harness:
         raise InputError("there is nothing to score; name files that the model has not seen with --data")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit} must be at least 1 document")
     if out is not None:
         check_replaceable(out)
-    read = partial(_with_text, data, format, fields)
-    if names != [PERPLEXITY]:
-        from plait.recipes.evaluate_task import read_questions
+    show = show_scores
+    # the data before the model: they are wrong more often
+    if name == PERPLEXITY:
+        documents = list(islice(_with_text(data, format, fields), limit))
+        measure = partial(
+            _perplexity, documents=documents, limit=limit, context=context, stride=stride, batch=batch
+        )
+        show = _show
+    elif harness:
+        from plait.recipes.evaluate_harness import evaluate_harness, find
+
+        folders = [str(data)] if isinstance(data, (str, Path)) else [str(path) for path in data]
+        tasks = find(name.removeprefix(PREFIX), folders)
+        measure = partial(evaluate_harness, tasks, data=folders, limit=limit, shots=shots, batch=batch)
+        show = partial(show_scores, digits=4)  # the harness counts from 0 to 1
+    else:
+        from plait.recipes.evaluate_task import evaluate_named, read_questions
         from plait.tasks.task import find_task
 
-        read = partial(read_questions, find_task(names[0]), data, format, fields)
-    documents = list(islice(read(), limit))  # before the model: data are wrong more often
+        questions = list(islice(read_questions(find_task(name), data, format, fields), limit))
+        measure = partial(
+            evaluate_named, name, questions=questions, metrics=metric, options=options, batch=batch,
+            decoding=decoding or {}, labels=labels, per_token=per_token,
+        )  # fmt: skip
 
     from plait.infer.engine import Engine
 
     engine = Engine(model, device=device, dtype=dtype)
-    if names == [PERPLEXITY]:
-        scores, show = _perplexity(engine, documents, limit, context, stride, batch), _show
-    else:
-        from plait.recipes.evaluate_task import evaluate_named
-
-        scores, show = evaluate_named(
-            names[0], engine, documents, metrics=metric, options=options, batch=batch,
-            decoding=decoding or {}, labels=labels, per_token=per_token,
-        ), show_scores  # fmt: skip
+    scores = measure(engine=engine)
     if out is not None:
         write_scores(out, str(model), scores)
         log.say(f"wrote {out}")
@@ -103,14 +122,28 @@ def evaluate(
     return scores
 
 
-def _check(names: list[str], measures: bool, *, windows: bool, labelled: bool) -> None:
+def _check(
+    names: list[str], measures: bool, *, windows: bool, labelled: bool, shots: bool, read: bool
+) -> None:
     """Refuse an unknown task, and what would be ignored by the one that is asked for; raises ConfigError."""
     known = (PERPLEXITY, *TASKS)
+    harness = [name for name in names if name.startswith(PREFIX)]
     for name in names:
-        if name not in known:
-            raise ConfigError(f"task {name!r} is unknown{did_you_mean(name, known)}; use {', '.join(known)}")
+        if name not in (*known, *harness):
+            raise ConfigError(
+                f"task {name!r} is unknown{did_you_mean(name, known)}; use {', '.join(known)} or {PREFIX}NAME"
+            )
     if len(names) > 1:
         raise ConfigError(f"tasks read different data; measure {' and '.join(names)} one after the other")
+    if not names:
+        raise ConfigError(f"no task is named; use {', '.join(known)} or {PREFIX}NAME")
+    if shots and not harness:
+        raise ConfigError(f"--shots is for --task {PREFIX}NAME, not {names[0]}")
+    if harness and (measures or read):
+        raise ConfigError(
+            "a task of lm-eval says itself how data are read, decoded and measured; leave --metric, "
+            f"--format, --field, beams and the like out with {names[0]}"
+        )
     if names == [PERPLEXITY] and measures:
         raise ConfigError("perplexity is one measure and decodes nothing; metrics and beams are for a --task")
     if names != [PERPLEXITY] and windows:
@@ -131,7 +164,7 @@ def _with_text(
         yield document
 
 
-def _perplexity(engine, documents: list[Document], limit, context, stride, batch) -> list:
+def _perplexity(*, engine, documents: list[Document], limit, context, stride, batch) -> list:
     import torch
 
     from plait.eval.perplexity import encode_document, perplexity

@@ -198,13 +198,16 @@ def _show(names: list[str], scores: list[Score], tests: dict[str, Paired]) -> No
         log.table(title, columns, tested, stdout=True)
 
 
-def show_scores(title: str, scores: list[Score]) -> None:
+def show_scores(title: str, scores: list[Score], *, digits: int = 2) -> None:
     """Print scores as a table, and what they depend on."""
-    rows = [(score.metric, f"{score.value:.2f}", _spread(score.interval), f"{score.n:,}") for score in scores]
+    rows = [
+        (score.metric, f"{score.value:.{digits}f}", _spread(score.interval, digits), f"{score.n:,}")
+        for score in scores
+    ]
     log.table(title, ("metric", "value", "95 % interval", "samples"), rows, stdout=True)
     for signature, score in {score.signature: score for score in reversed(scores)}.items():
         log.say(f"{score.metric}: {signature}")
 
 
-def _spread(interval: tuple[float, float] | None) -> str:
-    return "unknown" if interval is None else "{:.2f} to {:.2f}".format(*interval)
+def _spread(interval: tuple[float, float] | None, digits: int = 2) -> str:
+    return "unknown" if interval is None else " to ".join(f"{end:.{digits}f}" for end in interval)

@@ -29,9 +29,9 @@ Paths = str | Path | Sequence[str | Path]
 
 def evaluate_named(
     name: str,
+    *,
     engine: Engine,
     questions: Sequence[Document],
-    *,
     decoding: Mapping[str, Any],
     labels: Sequence[str] = (),
     per_token: bool = False,

@@ -112,8 +112,8 @@ def classify(
     found = likelihoods(engine, prompts, answers, batch=batch, advance=advance)
     sizes = [[len(answer) if per_token else 1 for answer in some] for some in answers]
     return [
-        _classified(labels, [total / size for total, size in zip(totals, lengths)])
-        for totals, lengths in zip(found, sizes)
+        _classified(labels, [one.logprob / size for one, size in zip(some, lengths)])
+        for some, lengths in zip(found, sizes)
     ]
 
 
