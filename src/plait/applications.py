@@ -16,31 +16,36 @@ from plait.tasks import complete as completion
 from plait.tasks.answer import Answer
 from plait.tasks.classify import Classification
 from plait.tasks.task import answer as best
-from plait.tasks.task import check, find_task
+from plait.tasks.task import check, find_task, room_of
 from plait.text.document import Document
 
 Model = str | Path | Engine
 Texts = str | Sequence[str]
 
 
-def translate(model: Model, texts: Texts, *, batch: int = BATCH, **decoding: Any) -> list[str]:
+def translate(
+    model: Model, texts: Texts, *, truncate: bool = False, batch: int = BATCH, **decoding: Any
+) -> list[str]:
     """The translation of each text.
 
     Args:
         model: a model, step or run directory, or an `Engine`, which saves loading it again.
         texts: one or several.
+        truncate: read the beginning of a text that is longer than the model's context, in place of an error.
         batch: texts at a time; changes the speed, not the answers.
         decoding: fields of `BeamParams` that differ from the task's own, such as `beams=1`.
 
     Raises:
         ModelError, InputError, ConfigError: a model, text or field that cannot be used.
     """
-    return _texts("translate", model, texts, batch, decoding)
+    return _texts("translate", model, texts, truncate, batch, decoding)
 
 
-def summarize(model: Model, texts: Texts, *, batch: int = BATCH, **decoding: Any) -> list[str]:
+def summarize(
+    model: Model, texts: Texts, *, truncate: bool = False, batch: int = BATCH, **decoding: Any
+) -> list[str]:
     """A summary of each text; arguments and errors as in `translate`."""
-    return _texts("summarize", model, texts, batch, decoding)
+    return _texts("summarize", model, texts, truncate, batch, decoding)
 
 
 def answer(
@@ -92,6 +97,7 @@ def classify(
     labels: Sequence[str] = (),
     *,
     per_token: bool = False,
+    truncate: bool = False,
     batch: int = BATCH,
 ) -> list[Classification]:
     """The most probable label of each text, and the probability of each label.
@@ -99,14 +105,14 @@ def classify(
     Args:
         labels: those to choose from; those the model learned unless given.
         per_token: compare labels by their mean log-probability a token, which is fair to long ones.
-        model, batch: as in `translate`.
+        model, truncate, batch: as in `translate`.
 
     Raises:
         ModelError, InputError, ConfigError: a model, text or label that cannot be used.
     """
     engine = _engine(model)
     names = labels_task.labels_of(engine, labels)
-    questions = labels_task.questions_of(engine, _documents(texts), names)
+    questions = labels_task.questions_of(engine, _documents(texts), names, truncate=truncate)
     return labels_task.classify(engine, questions, names, per_token=per_token, batch=batch)
 
 
@@ -137,11 +143,14 @@ def complete(
     return [some[0][0] if some else "" for some in best(engine, prompts, params, batch=batch)]
 
 
-def _texts(name: str, model: Model, texts: Texts, batch: int, decoding: Mapping[str, Any]) -> list[str]:
+def _texts(
+    name: str, model: Model, texts: Texts, truncate: bool, batch: int, decoding: Mapping[str, Any]
+) -> list[str]:
     engine, task = _engine(model), find_task(name)
     params = task.decoding_with(decoding, name)
-    found = best(engine, check(engine, task, _documents(texts)), params, batch=batch)
-    return [some[0][0] if some else "" for some in found]
+    room = room_of(engine, params) if truncate else None
+    prompts = check(engine, task, _documents(texts), room=room)
+    return [some[0][0] if some else "" for some in best(engine, prompts, params, batch=batch)]
 
 
 def _engine(model: Model) -> Engine:

@@ -19,6 +19,7 @@ def translate(
     *,
     input: str | None = None,
     output: str | None = None,
+    truncate: bool = False,
     batch: int = 32,
     beams: Beams = Beams(),
     where: Where = Where(),
@@ -35,9 +36,10 @@ def translate(
         text: The text; without it and --input, lines are read from the terminal or a pipe.
         input: A file of texts: plain lines, or records (.jsonl, .csv, ...) with source or text.
         output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
+        truncate: Read only the beginning of a text that is longer than the model's context.
         batch: Texts computed together; changes speed and memory, no answer.
     """
-    _apply("translate", model, text, input, output, batch, beams, where)
+    _apply("translate", model, text, input, output, truncate, batch, beams, where)
 
 
 def summarize(
@@ -47,6 +49,7 @@ def summarize(
     *,
     input: str | None = None,
     output: str | None = None,
+    truncate: bool = False,
     batch: int = 32,
     beams: Beams = Beams(),
     where: Where = Where(),
@@ -63,9 +66,10 @@ def summarize(
         text: The text; without it and --input, lines are read from the terminal or a pipe.
         input: A file of texts: plain lines, or records (.jsonl, .csv, ...) with source or text.
         output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
+        truncate: Read only the beginning of a text that is longer than the model's context.
         batch: Texts computed together; changes speed and memory, no answer.
     """
-    _apply("summarize", model, text, input, output, batch, beams, where)
+    _apply("summarize", model, text, input, output, truncate, batch, beams, where)
 
 
 def classify(
@@ -77,6 +81,7 @@ def classify(
     per_token: bool = False,
     input: str | None = None,
     output: str | None = None,
+    truncate: bool = False,
     batch: int = 32,
     where: Where = Where(),
 ) -> None:
@@ -94,13 +99,14 @@ def classify(
         per_token: Compare labels by their probability a token, which is fair to long ones.
         input: A file of texts: plain lines, or records (.jsonl, .csv, ...) with source or text.
         output: Labels of --input: with probabilities if the name ends in .jsonl, else line n of line n.
+        truncate: Read only the beginning of a text that is longer than the model's context.
         batch: Labels computed together; changes speed and memory, no answer.
     """
     from plait.recipes.classify import classify as run
 
     run(
-        model, text, labels=labels or (), per_token=per_token, input=input, output=output, batch=batch,
-        **vars(where),
+        model, text, labels=labels or (), per_token=per_token, truncate=truncate, input=input,
+        output=output, batch=batch, **vars(where),
     )  # fmt: skip
 
 
@@ -179,11 +185,12 @@ def complete(
 
 
 def _apply(
-    name: str, model: str, text: str | None, input: str | None, output: str | None, batch: int,
-    beams: Beams, where: Where,
+    name: str, model: str, text: str | None, input: str | None, output: str | None, truncate: bool,
+    batch: int, beams: Beams, where: Where,
 ) -> None:  # fmt: skip
     from plait.recipes.apply import apply_task
 
     apply_task(
-        name, model, text, input=input, output=output, decoding=beams.given(), batch=batch, **vars(where)
-    )
+        name, model, text, input=input, output=output, truncate=truncate, decoding=beams.given(),
+        batch=batch, **vars(where),
+    )  # fmt: skip

@@ -61,6 +61,7 @@ def evaluate(
     field: Annotated[list[str] | None, Parameter(name="--field", consume_multiple=True)] = None,
     labels: Words = None,
     per_token: bool = False,
+    truncate: bool = False,
     shots: int | None = None,
     outputs: Outputs = Outputs(),
     beams: Beams = Beams(),
@@ -93,6 +94,7 @@ def evaluate(
         field: Columns: source=english target=chinese; numbers without a header. Of outputs: what to score.
         labels: Of classify, the labels to choose from; default: those learned, or else the data's.
         per_token: Of classify, compare labels by their probability a token, which is fair to long ones.
+        truncate: Of a task, read only the beginning of a text that is longer than the model's context.
         shots: Of lm_eval:NAME, worked examples before each question; default: what the task says.
         json: Print what scores.json holds.
     """
@@ -109,6 +111,7 @@ def evaluate(
         given = {
             "limit": limit, "context": context, "stride": stride, "format": format != "auto",
             "labels": labels, "per-token": per_token, "shots": shots is not None,
+            "truncate": truncate,
         }  # fmt: skip
         if wrong := [name for name, value in given.items() if value]:
             raise ConfigError(
@@ -121,7 +124,7 @@ def evaluate(
     run(
         model, task=task or "perplexity", data=data or [], limit=limit, out=out, context=context,
         stride=stride, batch=batch, format=format, fields=fields_of(field), metric=outputs.metric or (),
-        options=outputs.options(), labels=labels or (), per_token=per_token, shots=shots,
+        options=outputs.options(), labels=labels or (), per_token=per_token, truncate=truncate, shots=shots,
         decoding=beams.given(), **vars(where), as_json=json,
     )  # fmt: skip
 

@@ -110,6 +110,7 @@ def apply_task(
     *,
     input: str | Path | None = None,
     output: str | Path | None = None,
+    truncate: bool = False,
     decoding: Mapping[str, Any] | None = None,
     batch: int = 32,
     device: str = "cpu",
@@ -122,6 +123,7 @@ def apply_task(
         model: a model, step or run directory.
         input: plain lines, or records; `-` is standard input.
         output, batch: see `Request`.
+        truncate: read the beginning of a text that does not fit the model's context, in place of an error.
         decoding: fields of `BeamParams` that differ from the task's own.
 
     Raises:
@@ -131,15 +133,16 @@ def apply_task(
     """
     request = read_request(text, input, output, batch)
     from plait.infer.engine import Engine
-    from plait.tasks.task import check, find_task
+    from plait.tasks.task import check, find_task, room_of
 
     task = find_task(name)
     params = task.decoding_with(decoding)
     engine = Engine(model, device=device, dtype=dtype)
+    room = room_of(engine, params) if truncate else None
     application = Application(
         name,
         ask=lambda text: Document("text", text),
-        check=lambda documents: check(engine, task, documents),
+        check=with_remedy(lambda documents: check(engine, task, documents, room=room)),
         answer=lambda prompts: searched(engine, prompts, params, batch),
         show=shown,
         line=lambda row: row["completion"],
@@ -147,6 +150,20 @@ def apply_task(
         each=params.n,
     )
     respond(request, application)
+
+
+def with_remedy(
+    check: Callable[[Sequence[Document]], list[Any]],
+) -> Callable[[Sequence[Document]], list[Any]]:
+    """A check that says how a text may be cut, where one does not fit."""
+
+    def checked(documents: Sequence[Document]) -> list[Any]:
+        try:
+            return check(documents)
+        except PromptError as error:
+            raise PromptError(f"{error}, or cut what is too long with --truncate") from None
+
+    return checked
 
 
 def searched(engine: Engine, prompts: list[list[int]], params: BeamParams, batch: int) -> list[Made]:

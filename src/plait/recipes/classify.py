@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from plait.recipes.answers_file import Made
-from plait.recipes.apply import Application, made_with, read_request, respond
+from plait.recipes.apply import Application, made_with, read_request, respond, with_remedy
 from plait.text.document import Document
 
 
@@ -16,6 +16,7 @@ def classify(
     *,
     labels: Sequence[str] = (),
     per_token: bool = False,
+    truncate: bool = False,
     input: str | Path | None = None,
     output: str | Path | None = None,
     batch: int = 32,
@@ -28,6 +29,7 @@ def classify(
         model: a model, step or run directory.
         labels: the labels to choose from; those the model learned unless given.
         per_token: see `plait.tasks.classify.classify`.
+        truncate: see `plait.recipes.apply.apply_task`.
         input, output, batch: see `plait.recipes.apply.Request`; plain lines of output are labels.
 
     Raises:
@@ -54,7 +56,7 @@ def classify(
     application = Application(
         "classify",
         ask=lambda text: Document("text", text),
-        check=lambda documents: task.questions_of(engine, documents, names),
+        check=with_remedy(lambda documents: task.questions_of(engine, documents, names, truncate=truncate)),
         answer=answer,
         show=lambda rows: "\n".join(f"{k}\t{share:.4f}" for k, share in rows[0]["probabilities"].items()),
         line=lambda row: row["prediction"],

@@ -36,6 +36,7 @@ def evaluate(
     options: Options = PLAIN,
     labels: Sequence[str] = (),
     per_token: bool = False,
+    truncate: bool = False,
     shots: int | None = None,
     decoding: Mapping[str, Any] | None = None,
     device: str = "cpu",
@@ -57,6 +58,7 @@ def evaluate(
         format, fields: how to read the data, as in `plait.text.readers.read`.
         metric, options: of a task, where they are not its own; see `plait.eval.outputs`.
         labels, per_token: of the task classify; see `plait.recipes.evaluate_task.evaluate_labels`.
+        truncate: of a task, read the beginning of a text that does not fit the model's context.
         shots: of `lm_eval:NAME`, worked examples before each question; None: as many as the task says.
         decoding: fields of `BeamParams` that differ from the task's own.
         as_json: print the content of `scores.json` in place of a table.
@@ -73,7 +75,7 @@ def evaluate(
     measures = bool(metric or decoding or options != PLAIN)
     _check(
         names, measures, windows=bool(context or stride), labelled=bool(labels or per_token),
-        shots=shots is not None, read=bool(fields) or format != "auto",
+        shots=shots is not None, truncate=truncate, read=bool(fields) or format != "auto",
     )  # fmt: skip
     (name,) = names
     harness = name.startswith(PREFIX)
@@ -105,7 +107,7 @@ def evaluate(
         questions = list(islice(read_questions(find_task(name), data, format, fields), limit))
         measure = partial(
             evaluate_named, name, questions=questions, metrics=metric, options=options, batch=batch,
-            decoding=decoding or {}, labels=labels, per_token=per_token,
+            decoding=decoding or {}, labels=labels, per_token=per_token, truncate=truncate,
         )  # fmt: skip
 
     from plait.infer.engine import Engine
@@ -123,7 +125,14 @@ def evaluate(
 
 
 def _check(
-    names: list[str], measures: bool, *, windows: bool, labelled: bool, shots: bool, read: bool
+    names: list[str],
+    measures: bool,
+    *,
+    windows: bool,
+    labelled: bool,
+    shots: bool,
+    truncate: bool,
+    read: bool,
 ) -> None:
     """Refuse an unknown task, and what would be ignored by the one that is asked for; raises ConfigError."""
     known = (PERPLEXITY, *TASKS)
@@ -139,6 +148,10 @@ def _check(
         raise ConfigError(f"no task is named; use {', '.join(known)} or {PREFIX}NAME")
     if shots and not harness:
         raise ConfigError(f"--shots is for --task {PREFIX}NAME, not {names[0]}")
+    if truncate and (harness or names[0] in (PERPLEXITY, "answer", "complete")):
+        raise ConfigError(
+            f"--truncate is for tasks that read a text whole, such as summarize and classify, not {names[0]}"
+        )
     if harness and (measures or read):
         raise ConfigError(
             "a task of lm-eval says itself how data are read, decoded and measured; leave --metric, "

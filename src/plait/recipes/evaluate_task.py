@@ -17,10 +17,11 @@ from plait.eval.scores import Score, describe_data
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
 from plait.infer.search import BATCH
+from plait.recipes.apply import with_remedy
 from plait.recipes.evaluate_outputs import PLAIN
 from plait.tasks import answer as qa
 from plait.tasks import classify, complete
-from plait.tasks.task import Task, answer, check, find_task
+from plait.tasks.task import Task, answer, check, find_task, room_of
 from plait.text.document import Document
 from plait.text.readers import read
 
@@ -35,6 +36,7 @@ def evaluate_named(
     decoding: Mapping[str, Any],
     labels: Sequence[str] = (),
     per_token: bool = False,
+    truncate: bool = False,
     **options: Any,
 ) -> list[Score]:
     """The scores of any task.
@@ -42,6 +44,7 @@ def evaluate_named(
     Args:
         decoding: fields of `BeamParams` that differ from the task's own.
         labels, per_token: of classify, see `evaluate_labels`.
+        truncate: see `evaluate_task`; answer and complete have no use for it.
         options: as in `evaluate_task`.
 
     Raises:
@@ -50,13 +53,15 @@ def evaluate_named(
     """
     task = find_task(name)
     if name == "classify":
-        return evaluate_labels(engine, questions, labels=labels, per_token=per_token, **options)[0]
+        return evaluate_labels(
+            engine, questions, labels=labels, per_token=per_token, truncate=truncate, **options
+        )[0]
     beams = task.decoding_with(decoding)
     if name == "answer":
         return evaluate_answers(engine, questions, decoding=beams, **options)[0]
     if name == "complete":
         return evaluate_completions(engine, questions, decoding=beams, **options)[0]
-    return evaluate_task(engine, task, questions, decoding=beams, **options)[0]
+    return evaluate_task(engine, task, questions, decoding=beams, truncate=truncate, **options)[0]
 
 
 def evaluate_task(
@@ -68,6 +73,7 @@ def evaluate_task(
     options: Options = PLAIN,
     decoding: BeamParams | None = None,
     batch: int = BATCH,
+    truncate: bool = False,
     prompts: list[list[int]] | None = None,
 ) -> tuple[list[Score], list[str]]:
     """Scores of a model's best answers, and the answers.
@@ -75,6 +81,7 @@ def evaluate_task(
     Where a task has groups, each metric is told of each group, and their mean as `metric (mean of groups)`.
 
     Args:
+        truncate: read the beginning of a text that does not fit the model's context, in place of an error.
         prompts: the questions as the model reads them, where that is not as `plait.tasks.task.check` says.
 
     Raises:
@@ -82,7 +89,9 @@ def evaluate_task(
     """
     references = _references(task, questions)
     decoding = decoding or task.decoding
-    prompts = check(engine, task, questions) if prompts is None else prompts
+    if prompts is None:
+        room = room_of(engine, decoding) if truncate else None
+        prompts = with_remedy(lambda some: check(engine, task, some, room=room))(questions)
     with log.progress(f"{task.name}: answers", len(questions)) as bar:
         found = answer(engine, prompts, decoding, batch=batch, advance=bar.advance)
     hypotheses = [best[0][0] if best else "" for best in found]
@@ -141,6 +150,7 @@ def evaluate_labels(
     *,
     labels: Sequence[str] = (),
     per_token: bool = False,
+    truncate: bool = False,
     metrics: Sequence[str] = (),
     options: Options = PLAIN,
     batch: int = BATCH,
@@ -150,6 +160,7 @@ def evaluate_labels(
     Args:
         labels: those to choose from; see `plait.tasks.classify.labels_of`.
         per_token: see `plait.tasks.classify.classify`.
+        truncate: as in `evaluate_task`.
 
     Raises:
         InputError: no question, one without a label, or with one that is not among the labels.
@@ -157,7 +168,8 @@ def evaluate_labels(
     task = classify.TASK
     references = _references(task, questions)
     names = classify.labels_of(engine, labels, questions)
-    asked = classify.questions_of(engine, questions, names)
+    check = with_remedy(lambda some: classify.questions_of(engine, some, names, truncate=truncate))
+    asked = check(questions)
     with log.progress("classify: texts", len(questions)) as bar:
         found = classify.classify(engine, asked, names, per_token=per_token, batch=batch, advance=bar.advance)
     said = [one.label for one in found]

@@ -13,7 +13,8 @@ from plait.eval.inputs import primary
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, SamplingParams
 from plait.tasks.retrieve import Index, Passage
-from plait.tasks.task import Task, prompt_of
+from plait.tasks.shorten import fitting
+from plait.tasks.task import Task, prompt_of, room_of
 from plait.text.document import Document
 
 PASSAGES = 3  # of the documents, for each question
@@ -105,11 +106,11 @@ def as_question(
     """
     question_of(document)
     document = asked(document, context)
-    room = engine.context - (0 if engine.encodes else min(decoding.max_tokens or 1, engine.context // 2))
+    room = room_of(engine, decoding)
     size = _size(engine, document)
     if index is None:
         whole = document.record.get("context") or ""
-        held = whole[: _fitting(lambda end: size(whole[:end]) <= room, len(whole))]
+        held = whole[: fitting(lambda end: size(whole[:end]) <= room, len(whole))]
         return _question(engine, document, held, [], cut=held != whole)
     found = index.search(document.record["question"], passages)
     numbered = not (engine.encodes or engine.learned == "pairs")
@@ -118,9 +119,9 @@ def as_question(
         heads = (f"[{number}] {one.source}\n" if numbered else "" for number, one in zip(count(1), some))
         return "\n".join(head + one.text for head, one in zip(heads, some))
 
-    kept = found[: _fitting(lambda many: size(shown(found[:many])) <= room, len(found))]
+    kept = found[: fitting(lambda many: size(shown(found[:many])) <= room, len(found))]
     whole = shown(kept or found[:1])
-    held = whole[: _fitting(lambda end: size(whole[:end]) <= room, len(whole))]
+    held = whole[: fitting(lambda end: size(whole[:end]) <= room, len(whole))]
     sources = [one.source for one in kept or found[:1]] if held else []
     return _question(engine, document, held, sources, cut=held != whole)
 
@@ -142,15 +143,6 @@ def _size(engine: Engine, document: Document) -> Callable[[str], int]:
     return lambda context: len(
         prompt_of(engine, TASK, replace(document, record=document.record | {"context": context}))
     )
-
-
-def _fitting(fits: Callable[[int], bool], most: int) -> int:
-    """The largest number up to `most` that fits, 0 if none does; what fits must not grow again."""
-    low, high = 0, most
-    while low < high:
-        middle = high if high == most else (low + high + 1) // 2  # all of it fits as a rule
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
 
 
 TASK = Task("answer", BeamParams(beams=1, max_tokens=64), ("squad_em", "squad_f1"), question_of, answers_of)

@@ -11,6 +11,7 @@ from plait.errors import ConfigError, InputError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.likelihood import BATCH, check, likelihoods
 from plait.infer.params import BeamParams
+from plait.tasks.shorten import shortened
 from plait.tasks.task import Task, converses, source_of, spoken_ids
 from plait.text.document import Document
 
@@ -65,10 +66,15 @@ def labels_of(engine: Engine, given: Sequence[str] = (), questions: Iterable[Doc
     return labels
 
 
-def questions_of(engine: Engine, documents: Sequence[Document], labels: Sequence[str]) -> list[Question]:
+def questions_of(
+    engine: Engine, documents: Sequence[Document], labels: Sequence[str], *, truncate: bool = False
+) -> list[Question]:
     """The tokens of all texts and labels, before any is classified.
 
     A text is a source, what a user says, or, for a model of running text, what the labels continue.
+
+    Args:
+        truncate: cut texts that do not fit, in place of refusing them.
 
     Raises:
         PromptError: a text that does not fit the model's context, by its id.
@@ -78,14 +84,18 @@ def questions_of(engine: Engine, documents: Sequence[Document], labels: Sequence
     end = next(iter(tokenizer.stop_ids), None) if tokenizer.eos_id is None else tokenizer.eos_id
     ends = [] if running or end is None else [end]
     answers = [[*tokenizer.encode_plain(label), *ends] for label in labels]
+
+    def prompt_of(document: Document) -> list[int]:
+        text = source_of(document)
+        return engine.encode(text) if engine.encodes or running else spoken_ids(engine, document, source_of)
+
+    if truncate:
+        longest = 0 if engine.encodes else max(map(len, answers)) - 1
+        documents = shortened(documents, source_of, lambda one: len(prompt_of(one)), engine.context - longest)
     questions = []
     for document in documents:
-        text = source_of(document)
         try:
-            if engine.encodes or running:
-                prompt = engine.encode(text)
-            else:
-                prompt = spoken_ids(engine, document, source_of)
+            prompt = prompt_of(document)
             check(engine, prompt, answers)
         except PromptError as error:
             raise PromptError(f"{document.id}: {error}") from None

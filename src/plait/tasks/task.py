@@ -14,6 +14,7 @@ from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, Hypothesis, SamplingParams
 from plait.infer.search import BATCH, search, text_of
 from plait.tasks import TASKS
+from plait.tasks.shorten import shortened
 from plait.text.document import Document
 
 
@@ -105,12 +106,25 @@ def spoken_ids(engine: Engine, document: Document, source: Callable[[Document], 
     return engine.tokenizer.encode_chat(turns, add_generation_prompt=True)[0]
 
 
-def check(engine: Engine, task: Task, documents: Sequence[Document]) -> list[list[int]]:
+def room_of(engine: Engine, decoding: BeamParams) -> int:
+    """Tokens that a prompt may have, so that an answer fits beside it; half the context at least."""
+    answer = 0 if engine.encodes else min(decoding.max_tokens or 1, engine.context // 2)
+    return engine.context - answer
+
+
+def check(
+    engine: Engine, task: Task, documents: Sequence[Document], *, room: int | None = None
+) -> list[list[int]]:
     """The prompts of all records, before any is answered: a mistake in the last costs no hours.
+
+    Args:
+        room: cut texts to what makes a prompt of so many tokens; None: refuse those that do not fit.
 
     Raises:
         PromptError: a record that does not fit the model's context, by its id.
     """
+    if room is not None:
+        documents = shortened(documents, task.source, lambda one: len(prompt_of(engine, task, one)), room)
     prompts = []
     for document in documents:
         try:

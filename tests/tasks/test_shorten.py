@@ -1,0 +1,91 @@
+"""Texts that are too long: refused, or read as far as they fit when asked to, in every task."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import plait
+from plait.errors import PromptError
+from plait.infer.engine import Engine
+from plait.tasks.shorten import fitting, shortened
+from plait.text.document import Document
+
+LONG = "床前明月光，疑是地上霜。" * 20  # 720 bytes, a token each
+
+
+@pytest.fixture(params=["reader", "converses"])
+def both(request, reader, model):
+    return reader if request.param == "reader" else model("messages")
+
+
+def test_as_much_is_kept_as_fits(capsys):
+    assert [fitting(lambda end, room=room: end <= room, 9) for room in (0, 1, 8, 9, 20)] == [0, 1, 8, 9, 9]
+    documents = [Document("a", "abc"), Document("b", "abcdefgh"), Document("c", "", {"source": "abcdefghi"})]
+
+    def text(document):
+        return document.record.get("source") or document.text
+
+    found = shortened(documents, text, lambda document: 2 * len(text(document)) + 1, 12)
+    assert found[0] is documents[0]
+    assert [(document.id, text(document)) for document in found[1:]] == [("b", "abcde"), ("c", "abcde")]
+    assert "texts cut to their first 12 tokens: 2 (first: b)" in capsys.readouterr().err
+    talk = Document("d", "", {"messages": [{"role": "user", "content": "a" * 20}]})
+    assert shortened([talk], text, lambda document: 99, 12) == [talk]
+
+
+@pytest.mark.parametrize("verb", ["translate", "summarize", "classify"])
+def test_a_file_is_refused_by_line_and_read_when_asked(verb, both, works, refuses, tmp_path):
+    lines, out = tmp_path / "in.txt", tmp_path / "out.txt"
+    lines.write_text(f"short\n{LONG}\n", encoding="utf-8")
+    more = ["--labels", "good", "bad"] if verb == "classify" else ["--longest", "4"]
+    words = [verb, both, "--input", lines, "--output", out, *more]
+    message = refuses(*words)
+    assert "in.txt#2: " in message
+    assert message.endswith(", or cut what is too long with --truncate")
+    assert not out.exists()
+    works(*words, "--truncate")
+    kept = out.read_text(encoding="utf-8").splitlines()
+    assert len(kept) == 2
+    # the beginning that is read says it all: the same text, longer, has the same answer
+    lines.write_text(f"short\n{LONG}{LONG}\n", encoding="utf-8")
+    out.unlink()
+    works(*words, "--truncate")
+    assert out.read_text(encoding="utf-8").splitlines() == kept
+
+
+def test_an_encoder_reads_all_that_its_context_holds(reader):
+    engine = Engine(reader)
+    room = engine.context - len(engine.encode(""))
+    text = LONG.encode()[:room].decode(errors="ignore")
+    assert plait.translate(engine, [LONG], truncate=True, max_tokens=4) == plait.translate(
+        engine, [text], max_tokens=4
+    )
+    labels = ("good", "bad")
+    assert plait.classify(engine, [LONG], labels, truncate=True) == plait.classify(engine, [text], labels)
+    with pytest.raises(PromptError, match="text 1: source"):
+        plait.summarize(engine, [LONG])
+
+
+@pytest.mark.parametrize("task", ["translate", "summarize", "classify"])
+def test_a_long_text_is_scored_when_asked(task, reader, works, refuses, tmp_path):
+    data, out = tmp_path / "data.jsonl", tmp_path / "scores.json"
+    rows = [{"source": "short", "target": "good"}, {"source": LONG, "target": "bad"}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    words = ["evaluate", reader, "--task", task, "--data", data, "--out", out]
+    words += [] if task == "classify" else ["--longest", "4"]
+    assert "data.jsonl#2: " in refuses(*words)
+    works(*words, "--truncate")
+    assert {row["n"] for row in json.loads(out.read_text(encoding="utf-8"))["results"]} == {2}
+
+
+def test_where_nothing_is_read_whole_it_has_no_meaning(reader, refuses, tmp_path):
+    data = tmp_path / "data.txt"
+    data.write_text("a\n", encoding="utf-8")
+    for task in "perplexity", "answer":
+        message = refuses("evaluate", reader, "--task", task, "--data", data, "--truncate")
+        assert (
+            f"--truncate is for tasks that read a text whole, such as summarize and classify, not {task}"
+            in message
+        )
