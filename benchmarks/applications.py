@@ -10,6 +10,10 @@ commands, the recipe with every choice made, the log, and the scores with their 
 from __future__ import annotations
 
 import argparse
+import glob
+import gzip
+import random
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,15 +26,25 @@ SHARED = HERE.parents[1] / "shared/data"
 RESULTS = HERE / "results"
 
 
+HELD = 0.1  # share of what is held out where no test file is given
+UNIT = re.compile("1 |IN: ")  # what a story or a command begins with
+
+
 @dataclass(frozen=True)
 class Row:
-    """A recipe, the keys that name its data, and what is scored; `@` stands for the data directory."""
+    """A recipe, the keys that name its data, and what is scored.
+
+    `@` stands for the data directory, and `%` for the folder with what is held out of the files of `divided`,
+    which are found again in `%/train` and `%/held`.
+    """
 
     recipe: str
     train: tuple[str, ...]
     task: str
     data: tuple[str, ...]
     options: tuple[str, ...] = ()
+    divided: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()  # words for baselines.py, scored beside it
     checkpoint: str = ":best"
 
 
@@ -73,9 +87,14 @@ def sentences(source: int, target: int, *options: str) -> Row:
 
 
 def stories(folder: str, *more: str) -> Row:
-    """bAbI, one model for its twenty tasks; the tests that are there."""
-    tests = "@/babi/en/*_test.txt.gz"
-    return Row("babi", (f"data.pairs=@/babi/{folder}/*_train.txt.gz", *more), "babi", (tests,))
+    """bAbI, one model for its twenty tasks: the tests that are there, of the others a tenth held out."""
+    tested = [f"@/babi/{folder}/qa{task}_*_train.txt.gz" for task in range(1, 11)]
+    if folder == "en-10k":  # task 3 has no such file
+        tested[2] = "@/babi/en/qa3_*_train.txt.gz"
+    files = ", ".join([*tested, "%/train/*"])
+    tests = "@/babi/en/*_test.txt.gz", "%/held/*"
+    others = f"@/babi/{folder}/qa1[1-9]_*_train.txt.gz", f"@/babi/{folder}/qa20_*_train.txt.gz"
+    return Row("babi", (f"data.pairs=[{files}]", *more), "babi", tests, divided=others)
 
 
 def dialogue(task: int, merges: int, *more: str) -> Row:
@@ -83,6 +102,20 @@ def dialogue(task: int, merges: int, *more: str) -> Row:
     file = f"@/dialog-babi/dialog-babi-task{task}{{}}.txt.gz"
     train = f"data.messages={file.format('trn')}", f"tokenizer.merges={merges}", *more
     return Row("dialog-babi", train, "dialog-babi", (file.format("dev"),))
+
+
+def table(recipe: str, kind: str, name: str, ending: str, source: str, target: str, *more: str) -> Row:
+    """A table with a column of texts and one of answers; its development file is scored."""
+    train, dev = f"@/{name}/train.{ending}.gz", f"@/{name}/dev.{ending}.gz"
+    fields = "--field", f"source={source}", f"target={target}"
+    return Row(
+        recipe,
+        (f"data.pairs={train}", f"data.fields={{source: {source}, target: {target}}}"),
+        recipe,
+        (dev,),
+        (*fields, "--truncate", *more),
+        baselines=(kind, "--train", train, "--data", dev, *fields),
+    )
 
 
 RAW = "@/multi30k/raw/{}.gz"
@@ -103,10 +136,16 @@ ROWS = {
     ),
     "zh-en": sentences(1, 0, "--lang", "en"),
     "en-zh": sentences(0, 1, "--lang", "zh"),
+    "scan-simple": Row(
+        "scan", ("data.pairs=%/train/*",), "scan", ("%/held/*",), divided=(SCAN.format("train_simple"),)
+    ),
     "babi-1k": stories("en"),
+    "babi-10k": stories("en-10k", "train.epochs=4"),
     "scan-length": Row(
         "scan", (f"data.pairs={SCAN.format('train_length')}",), "scan", (SCAN.format("test_length"),)
     ),
+    "aeslc": table("summarize", "subjects", "aeslc", "jsonl", "body", "subject", "--stem"),
+    "cold": table("classify", "labels", "cold", "csv", "TEXT", "label"),
     "dialog-babi-1": dialogue(1, 200),
     "dialog-babi-2": dialogue(2, 200),
     "dialog-babi-3": dialogue(3, 1000),
@@ -133,23 +172,50 @@ def main() -> None:
 
 def measure(name: str, row: Row, data: Path, runs: Path, overrides: list[str]) -> None:
     """Train, score, and keep what makes the figure checkable."""
-    run, results = runs / name, RESULTS / name
+    run, results, held = runs / name, RESULTS / name, runs / f"{name}-held-out"
     results.mkdir(parents=True, exist_ok=True)
+    if row.divided:
+        hold_out([pattern.replace("@", str(data)) for pattern in row.divided], held)
     words = [*row.train, *overrides]
     train = ["train", row.recipe, *words, f"out={run}", "--resume"]
     score = ["evaluate", f"{run}{row.checkpoint}", "--task", row.task, "--data", *row.data, *row.options]
-    commands = [train, [*score, "--out", str(results / "scores.json")]]
-    written = "".join(f"plait {shlex.join(command)}\n" for command in commands)
-    written = written.replace("@", "$DATA").replace(f"{runs}/", "runs/").replace(f"{HERE}/", "benchmarks/")
+    commands = [
+        ["-m", "plait", *train],
+        ["-m", "plait", *score, "--out", str(results / "scores.json")],
+    ]
+    if row.baselines:
+        script, out = str(HERE / "baselines.py"), str(results / "baselines.json")
+        commands.append([script, *row.baselines, "--out", out])
+    written = "".join(f"python {shlex.join(command)}\n" for command in commands)
+    written = written.replace("python -m plait ", "plait ")
+    written = written.replace("@", "$DATA").replace("%", f"runs/{held.name}")
+    written = written.replace(f"{runs}/", "runs/").replace(f"{HERE}/", "benchmarks/")
     (results / "commands.txt").write_text(written, encoding="utf-8")
     for command in commands:
-        here = [word.replace("@", str(data)) for word in command]
-        subprocess.run([sys.executable, "-m", "plait", *here], check=True)
+        here = [word.replace("@", str(data)).replace("%", str(held)) for word in command]
+        subprocess.run([sys.executable, *here], check=True)
     for file in ("recipe.yaml", "log.jsonl"):
         shutil.copy(run / file, results / file)
-    for file in (results / "recipe.yaml", results / "scores.json"):  # where they lay is nobody's business
+    for file in results.glob("*.*"):  # where they lay is nobody's business
         text = file.read_text(encoding="utf-8")
         file.write_text(text.replace(str(data), "$DATA").replace(f"{runs}/", "runs/"), encoding="utf-8")
+
+
+def hold_out(patterns: list[str], folder: Path) -> None:
+    """Divide files into `train` and `held`, story by story or command by command, always in the same way."""
+    draw = random.Random(0)
+    for name in ("train", "held"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for file in sorted(file for pattern in patterns for file in glob.glob(pattern)):
+        parts: dict[str, list[str]] = {"train": [], "held": []}
+        with gzip.open(file, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                if UNIT.match(line):
+                    part = parts["held" if draw.random() < HELD else "train"]
+                part.append(line)
+        for name, kept in parts.items():
+            with gzip.open(folder / name / Path(file).name, "wt", encoding="utf-8") as out:
+                out.writelines(kept)
 
 
 if __name__ == "__main__":
