@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from plait.cli import main
 from plait.errors import ConfigError, InputError, ModelError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
@@ -208,3 +209,33 @@ def test_a_decoder_that_learned_pairs_is_asked_in_a_conversation(tiny_model, lin
     prompt, _ = engine.tokenizer.encode_chat([{"role": "user", "content": "two"}], add_generation_prompt=True)
     (best,) = search(engine, [prompt], BeamParams(beams=1, max_tokens=6))
     assert capsys.readouterr().out == text_of(engine, best[0]) + "\n"
+
+
+def test_columns_of_a_table_are_named(tiny_pairs, tmp_path):
+    table, out = tmp_path / "in.csv", tmp_path / "out.txt"
+    table.write_text("number,body\n1,one\n2,two words\n", encoding="utf-8")
+    translate(tiny_pairs, input=table, output=out, fields={"source": "body"})
+    assert out.read_text(encoding="utf-8").splitlines() == expected(tiny_pairs, ["one", "two words"])
+    with pytest.raises(InputError, match="has no column 'mail'; found: number, body"):
+        translate(tiny_pairs, input=table, fields={"source": "mail"})
+    with pytest.raises(InputError, match="--field names columns of --input FILE; name that file too"):
+        translate(tiny_pairs, "one", fields={"source": "body"})
+    plain = tmp_path / "in.txt"
+    plain.write_text("one\n", encoding="utf-8")
+    with pytest.raises(
+        InputError, match=r"in.txt holds plain lines, which have no columns; leave --field out"
+    ):
+        translate(tiny_pairs, input=plain, fields={"source": "body"})
+
+
+@pytest.mark.parametrize("verb", ["translate", "summarize", "classify", "answer"])
+def test_columns_are_named_on_the_command_line(verb, tiny_pairs, tmp_path):
+    table, out = tmp_path / "in.tsv", tmp_path / "out.jsonl"
+    table.write_text("number\tbody\n1\tone\n", encoding="utf-8")
+    name = "question" if verb == "answer" else "source"
+    words = [verb, str(tiny_pairs), "--input", str(table), "--field", f"{name}=body", "--output", str(out)]
+    words += ["--labels", "a", "b"] if verb == "classify" else ["--longest", "4", "--beams", "1"]
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    assert not end.value.code
+    assert json.loads(out.read_text(encoding="utf-8"))[name] == "one"

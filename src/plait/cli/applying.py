@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Group, Parameter
 
-from plait.cli.app import Beams, Where
+from plait.cli.app import Beams, Where, fields_of
 
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 Prefix = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
+
+
+@Parameter(name="*", group=Group("Files"))
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """A file of texts, and where the answers go.
+
+    Args:
+        input: A file: plain lines, or records (.jsonl, .csv, ...) with source, question, prefix or text.
+        field: Columns of the records, where their names are others: source=body question=ask.
+        output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
+        batch: Texts, or labels of texts, computed together; changes speed and memory, no answer.
+    """
+
+    input: str | None = None
+    field: Words = None
+    output: str | None = None
+    batch: int = 32
+
+    def given(self) -> dict[str, Any]:
+        """As the recipes take them."""
+        return {
+            "input": self.input, "fields": fields_of(self.field), "output": self.output, "batch": self.batch,
+        }  # fmt: skip
 
 
 def translate(
@@ -17,10 +42,8 @@ def translate(
     text: str | None = None,
     /,
     *,
-    input: str | None = None,
-    output: str | None = None,
+    files: Files = Files(),
     truncate: bool = False,
-    batch: int = 32,
     beams: Beams = Beams(),
     where: Where = Where(),
 ) -> None:
@@ -34,12 +57,9 @@ def translate(
     Args:
         model: A model, step or run directory (RUN:best, RUN:average).
         text: The text; without it and --input, lines are read from the terminal or a pipe.
-        input: A file of texts: plain lines, or records (.jsonl, .csv, ...) with source or text.
-        output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
         truncate: Read only the beginning of a text that is longer than the model's context.
-        batch: Texts computed together; changes speed and memory, no answer.
     """
-    _apply("translate", model, text, input, output, truncate, batch, beams, where)
+    _apply("translate", model, text, truncate, files, beams, where)
 
 
 def summarize(
@@ -47,10 +67,8 @@ def summarize(
     text: str | None = None,
     /,
     *,
-    input: str | None = None,
-    output: str | None = None,
+    files: Files = Files(),
     truncate: bool = False,
-    batch: int = 32,
     beams: Beams = Beams(),
     where: Where = Where(),
 ) -> None:
@@ -59,17 +77,14 @@ def summarize(
     For example:
 
         plait summarize runs/mail "Hi Phillip, this is to confirm our meeting on Tuesday ..."
-        plait summarize runs/mail --input mails.jsonl --output subjects.txt
+        plait summarize runs/mail --input mails.csv --field source=body --output subjects.txt
 
     Args:
         model: A model, step or run directory (RUN:best, RUN:average).
         text: The text; without it and --input, lines are read from the terminal or a pipe.
-        input: A file of texts: plain lines, or records (.jsonl, .csv, ...) with source or text.
-        output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
         truncate: Read only the beginning of a text that is longer than the model's context.
-        batch: Texts computed together; changes speed and memory, no answer.
     """
-    _apply("summarize", model, text, input, output, truncate, batch, beams, where)
+    _apply("summarize", model, text, truncate, files, beams, where)
 
 
 def classify(
@@ -79,10 +94,8 @@ def classify(
     *,
     labels: Words = None,
     per_token: bool = False,
-    input: str | None = None,
-    output: str | None = None,
+    files: Files = Files(),
     truncate: bool = False,
-    batch: int = 32,
     where: Where = Where(),
 ) -> None:
     """Say which of some labels a text has, and how probable each is; of a file too (resumable).
@@ -97,16 +110,13 @@ def classify(
         text: The text; without it and --input, lines are read from the terminal or a pipe.
         labels: The labels to choose from; default: those that the model was trained on.
         per_token: Compare labels by their probability a token, which is fair to long ones.
-        input: A file of texts: plain lines, or records (.jsonl, .csv, ...) with source or text.
-        output: Labels of --input: with probabilities if the name ends in .jsonl, else line n of line n.
         truncate: Read only the beginning of a text that is longer than the model's context.
-        batch: Labels computed together; changes speed and memory, no answer.
     """
     from plait.recipes.classify import classify as run
 
     run(
-        model, text, labels=labels or (), per_token=per_token, truncate=truncate, input=input,
-        output=output, batch=batch, **vars(where),
+        model, text, labels=labels or (), per_token=per_token, truncate=truncate, **files.given(),
+        **vars(where),
     )  # fmt: skip
 
 
@@ -118,9 +128,7 @@ def answer(
     context: str | None = None,
     documents: Words = None,
     passages: int = 3,
-    input: str | None = None,
-    output: str | None = None,
-    batch: int = 32,
+    files: Files = Files(),
     beams: Beams = Beams(),
     where: Where = Where(),
 ) -> None:
@@ -137,15 +145,12 @@ def answer(
         context: A text to read the answer in, or the file that holds it.
         documents: Files and folders to search for what a question is about, in place of --context.
         passages: With --documents, passages the model reads for a question, if they fit its context.
-        input: A file: plain lines, or records (.jsonl, .csv, ...) with question and perhaps context.
-        output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
-        batch: Questions computed together; changes speed and memory, no answer.
     """
     from plait.recipes.answer import answer as run
 
     run(
-        model, question, context=context, documents=documents or (), passages=passages, input=input,
-        output=output, decoding=beams.given(), batch=batch, **vars(where),
+        model, question, context=context, documents=documents or (), passages=passages,
+        decoding=beams.given(), **files.given(), **vars(where),
     )  # fmt: skip
 
 
@@ -155,9 +160,7 @@ def complete(
     /,
     *,
     suffix: Prefix = None,
-    input: str | None = None,
-    output: str | None = None,
-    batch: int = 32,
+    files: Files = Files(),
     beams: Beams = Beams(),
     where: Where = Where(),
 ) -> None:
@@ -172,25 +175,15 @@ def complete(
         model: A decoder: a model, step or run directory (RUN:best, RUN:average).
         prefix: The beginning; without it and --input, lines are read from the terminal or a pipe.
         suffix: What comes after the completion; the model must have learned with data.fim.
-        input: A file: plain lines, or records with prefix and suffix, or prompt, messages or text.
-        output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
-        batch: Texts computed together; changes speed and memory, no answer.
     """
     from plait.recipes.complete import complete as run
 
-    run(
-        model, prefix, suffix=suffix, input=input, output=output, decoding=beams.given(), batch=batch,
-        **vars(where),
-    )  # fmt: skip
+    run(model, prefix, suffix=suffix, decoding=beams.given(), **files.given(), **vars(where))
 
 
 def _apply(
-    name: str, model: str, text: str | None, input: str | None, output: str | None, truncate: bool,
-    batch: int, beams: Beams, where: Where,
-) -> None:  # fmt: skip
+    name: str, model: str, text: str | None, truncate: bool, files: Files, beams: Beams, where: Where
+) -> None:
     from plait.recipes.apply import apply_task
 
-    apply_task(
-        name, model, text, input=input, output=output, truncate=truncate, decoding=beams.given(),
-        batch=batch, **vars(where),
-    )  # fmt: skip
+    apply_task(name, model, text, truncate=truncate, decoding=beams.given(), **files.given(), **vars(where))

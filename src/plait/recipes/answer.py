@@ -27,6 +27,7 @@ def answer(
     passages: int = 3,
     input: str | Path | None = None,
     output: str | Path | None = None,
+    fields: Mapping[str, str | int] | None = None,
     decoding: Mapping[str, Any] | None = None,
     batch: int = 32,
     device: str = "cpu",
@@ -39,7 +40,7 @@ def answer(
         context: a text, or the file that holds it, for questions without a context of their own.
         documents: files and folders to find passages in instead.
         passages: how many of them a question is shown, if they fit the model's context.
-        input, output, batch: see `plait.recipes.apply.Request`.
+        input, output, fields, batch: see `plait.recipes.apply.read_request` and `Request`.
         decoding: fields of `BeamParams` that differ from the task's own.
 
     Raises:
@@ -52,7 +53,7 @@ def answer(
         raise ConfigError(ALONE)
     if passages < 1:
         raise ConfigError(f"passages={passages} must be at least 1")
-    request = read_request(question, input, output, batch)
+    request = read_request(question, input, output, batch, fields)
     text = None if context is None else text_or_file(context)
     from plait.infer.engine import Engine
     from plait.recipes.evaluate_task import warn_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
@@ -66,21 +66,27 @@ def write_answers(
             bar.update(to)
 
 
-def read_prompts(input: str | Path) -> Iterator[Document]:
+def read_prompts(input: str | Path, fields: Mapping[str, str | int] | None = None) -> Iterator[Document]:
     """One document a prompt: records as they are, plain text line by line.
+
+    Args:
+        fields: columns of records, as in `plait.text.readers.read`.
 
     Raises:
         InputError: see `plait.text.readers.read`; also a record without text, which that would skip.
     """
     from plait.text.readers import read
 
-    return read(input, format="auto" if holds_records(input) else "lines", on_skip=_refuse)
+    records = holds_records(input)
+    if fields and not records:
+        raise InputError(f"{input} holds plain lines, which have no columns; leave --field out")
+    return read(input, format="auto" if records else "lines", fields=fields, on_skip=_refuse)
 
 
-def read_lines(input: str | Path) -> Iterator[Document]:
+def read_lines(input: str | Path, fields: Mapping[str, str | int] | None = None) -> Iterator[Document]:
     """As `read_prompts`, but an empty line of plain text is an empty document: line n answers line n."""
-    if holds_records(input):
-        yield from read_prompts(input)
+    if fields or holds_records(input):
+        yield from read_prompts(input, fields)
         return
     for source in find_sources(input, _refuse):
         for number, line in enumerate(lines_of(text_of(source)), 1):

@@ -67,9 +67,16 @@ class Application:
 
 
 def read_request(
-    text: str | None, input: str | Path | None, output: str | Path | None, batch: int
+    text: str | None,
+    input: str | Path | None,
+    output: str | Path | None,
+    batch: int,
+    fields: Mapping[str, str | int] | None,
 ) -> Request:
     """Check what was asked for and read the input, before a model is loaded.
+
+    Args:
+        fields: columns of the input, such as `{"source": "body"}`.
 
     Raises:
         ConfigError: an impossible batch.
@@ -81,11 +88,13 @@ def read_request(
         raise InputError("the text is empty; give at least one word")
     if output is not None and input is None:
         raise InputError("--output keeps the answers to --input FILE; name that file too")
+    if fields and input is None:
+        raise InputError("--field names columns of --input FILE; name that file too")
     if batch < 1:
         raise ConfigError(f"batch={batch} must be at least 1")
     if output is not None and Path(output).suffix != ".jsonl" and Path(output).exists():
         raise InputError(f"{output} is there already; name another --output, or remove it")
-    documents = list(read_lines(input)) if input is not None else []
+    documents = list(read_lines(input, fields)) if input is not None else []
     return Request(text, input, output, batch, documents)
 
 
@@ -110,6 +119,7 @@ def apply_task(
     *,
     input: str | Path | None = None,
     output: str | Path | None = None,
+    fields: Mapping[str, str | int] | None = None,
     truncate: bool = False,
     decoding: Mapping[str, Any] | None = None,
     batch: int = 32,
@@ -123,6 +133,7 @@ def apply_task(
         model: a model, step or run directory.
         input: plain lines, or records; `-` is standard input.
         output, batch: see `Request`.
+        fields: columns of the input, such as `{"source": "body"}`.
         truncate: read the beginning of a text that does not fit the model's context, in place of an error.
         decoding: fields of `BeamParams` that differ from the task's own.
 
@@ -131,7 +142,7 @@ def apply_task(
         InputError: no text, one that does not fit, an output that is there already.
         ModelError: the model cannot be loaded, or is of the wrong kind.
     """
-    request = read_request(text, input, output, batch)
+    request = read_request(text, input, output, batch, fields)
     from plait.infer.engine import Engine
     from plait.tasks.task import check, find_task, room_of
 

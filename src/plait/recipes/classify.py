@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from plait.recipes.answers_file import Made
@@ -19,6 +19,7 @@ def classify(
     truncate: bool = False,
     input: str | Path | None = None,
     output: str | Path | None = None,
+    fields: Mapping[str, str | int] | None = None,
     batch: int = 32,
     device: str = "cpu",
     dtype: str | None = None,
@@ -30,14 +31,14 @@ def classify(
         labels: the labels to choose from; those the model learned unless given.
         per_token: see `plait.tasks.classify.classify`.
         truncate: see `plait.recipes.apply.apply_task`.
-        input, output, batch: see `plait.recipes.apply.Request`; plain lines of output are labels.
+        input, output, fields, batch: see `plait.recipes.apply.read_request`; plain lines hold labels.
 
     Raises:
         ConfigError: no labels, or fewer than two.
         InputError: no text, one that does not fit, an output that is there already.
         ModelError: the model cannot be loaded.
     """
-    request = read_request(text, input, output, batch)
+    request = read_request(text, input, output, batch, fields)
     from plait.infer.engine import Engine
     from plait.tasks import classify as task
 

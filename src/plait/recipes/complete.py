@@ -18,6 +18,7 @@ def complete(
     suffix: str | None = None,
     input: str | Path | None = None,
     output: str | Path | None = None,
+    fields: Mapping[str, str | int] | None = None,
     decoding: Mapping[str, Any] | None = None,
     batch: int = 32,
     device: str = "cpu",
@@ -29,7 +30,7 @@ def complete(
         model: a model, step or run directory of a decoder.
         suffix: what comes after the completion, for a model that has learned to fill in the middle.
         input: plain lines, or records with prefix and suffix, with prompt, messages or text.
-        output, batch: see `plait.recipes.apply.Request`.
+        output, fields, batch: see `plait.recipes.apply.read_request` and `Request`.
         decoding: fields of `BeamParams` that differ from the task's own.
 
     Raises:
@@ -41,7 +42,7 @@ def complete(
         raise InputError("--suffix goes with one PREFIX, which may be empty; a file has both in its records")
     # before a suffix there may be nothing
     text = prefix if suffix is None or (prefix or "").strip() else suffix
-    request = read_request(text, input, output, batch)
+    request = read_request(text, input, output, batch, fields)
     from plait.infer.engine import Engine
     from plait.tasks.complete import TASK, completion_prompt
 
