@@ -11,6 +11,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from plait.errors import ConfigError, InputError, MissingExtra
 from plait.eval import translation
+from plait.eval.options import Options
 from plait.eval.translation import bleu, bleu_statistics, chrf, chrf_statistics, tokenization
 
 HYPOTHESES = ["The cat sat on the mat.", "", "Ça va, déjà vu? 10,5 % — “naïve”", "  a b  ", "the the the the"]
@@ -107,3 +108,12 @@ def test_a_missing_package_names_its_extra(monkeypatch):
 def test_unknown_tokenizations_are_refused():
     with pytest.raises(ConfigError, match="tokenize='13b' is unknown; did you mean '13a'"):
         bleu(hypotheses=["a"], references=[["a"]], tokenize="13b")
+
+
+def test_the_code_of_a_language():
+    for code in "zh", "zh-CN", "zh_Hans", "ZH", "zho", "cmn", "yue":
+        assert translation.tokenization(code) == "zh"
+    assert translation.tokenization("de") == translation.tokenization(None) == "13a"
+    for wrong in "xx", "klingon", "", "z h", "中文":
+        with pytest.raises(ConfigError, match=f"lang='{wrong}' is no code of a language; use zh, en, ja"):
+            Options(lang=wrong)

@@ -54,8 +54,3 @@ def _check_kinds(hypotheses: Texts, references: References) -> None:
         wrong = [value for value in values if not isinstance(value, str)]
         if wrong and (name == "hypotheses" or any(value is not None for value in wrong)):
             raise InputError(f"{name} holds {type(wrong[0]).__name__} {wrong[0]!r:.40}, not text; {form}")
-
-
-def primary(lang: str | None) -> str:
-    """`"zh-Hans"`, `"zh_CN"` and `"ZH"` are `"zh"`."""
-    return (lang or "").replace("_", "-").partition("-")[0].lower()

@@ -8,7 +8,8 @@ from importlib.metadata import version
 from typing import Any
 
 from plait.errors import ConfigError, InputError, did_you_mean, need
-from plait.eval.inputs import References, Texts, check, primary
+from plait.eval.inputs import References, Texts, check
+from plait.eval.language import primary
 from plait.eval.means import mean_score
 from plait.eval.scores import Score
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from plait.errors import ConfigError, MissingExtra, did_you_mean, need
 from plait.eval.bootstrap import RESAMPLES, SEED, Statistics
-from plait.eval.inputs import References, Texts, check, primary
+from plait.eval.inputs import References, Texts, check
+from plait.eval.language import primary
 from plait.eval.scores import Score
 
 TOKENIZATIONS = ("none", "13a", "intl", "zh", "ja-mecab", "ko-mecab", "char")  # those that fetch nothing

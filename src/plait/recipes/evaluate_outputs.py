@@ -11,7 +11,7 @@ from plait import log
 from plait.errors import ConfigError, InputError
 from plait.eval import outputs, samples
 from plait.eval.bootstrap import Paired, paired
-from plait.eval.inputs import primary
+from plait.eval.language import primary
 from plait.eval.options import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json
 from plait.eval.summary import looks_cjk

@@ -9,7 +9,7 @@ from itertools import count
 from plait.data.notice import answer_elsewhere
 from plait.data.pairs import source_in, target_in
 from plait.errors import InputError, PromptError
-from plait.eval.inputs import primary
+from plait.eval.language import primary
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, SamplingParams
 from plait.tasks.retrieve import Index, Passage
