@@ -47,7 +47,10 @@ class DataConfig(Config):
     `validation` is the share held out (0: none), a path, or two aligned files. `split`: `document` holds out
     whole documents chosen by a hash of their content, `tail` the last characters; `auto` is `tail` for
     running text in fewer than 20 documents. `fim` is the share of the training documents of running text
-    that are learned as prefix, suffix, middle (Bavarian et al. 2022); they should fit in a row.
+    that are learned as prefix, suffix, middle (Bavarian et al. 2022); they should fit in a row. With
+    `bpe_dropout` each pair of an encoder-decoder is stored `spellings` times, cut into other pieces each time
+    as that share of the tokenizer's merges is left out (Provilkov et al. 2020): `train.epochs` passes over
+    all of them.
     """
 
     text: Inputs | None = None
@@ -62,6 +65,8 @@ class DataConfig(Config):
     fim: float = Field(
         default=0.0, ge=0, le=1, description="share of texts learned as prefix, suffix, middle"
     )
+    bpe_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of merges left out in training")
+    spellings: int = Field(default=10, ge=1, description="times a pair is stored, with bpe_dropout")
     truncate: bool = Field(default=False, description="cut pairs that are longer than the model's context")
 
     @field_validator("text", "messages", "pairs")
@@ -94,6 +99,8 @@ class DataConfig(Config):
             raise ValueError(f"split=tail would cut a {whole} in two; use split: document")
         if self.truncate and self.pairs is None:
             raise ValueError(f"truncate is for pairs, and the data are {self.kind}; leave it out")
+        if self.bpe_dropout and self.pairs is None:
+            raise ValueError(f"bpe_dropout is for pairs, and the data are {self.kind}; leave it out")
         if not isinstance(self.validation, float) and "validation" in self.mixture():
             raise ValueError("'validation' names the path data.validation; rename the source of that name")
         return self

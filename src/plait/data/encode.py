@@ -9,6 +9,7 @@ from plait.data.inputs import Intake
 from plait.data.pairs import pair_of
 from plait.data.shards import EncodedDocument
 from plait.errors import InputError, ModelError
+from plait.text.bpe_dropout import DroppingEncoder
 from plait.text.document import Document
 from plait.text.tokenizer import Tokenizer
 
@@ -119,19 +120,28 @@ def encode_pairs(
     *,
     context: int,
     truncate: bool = False,
+    dropping: DroppingEncoder | None = None,
+    spellings: int = 1,
 ) -> Iterator[tuple[EncodedDocument, bool]]:
     """Pairs for an encoder-decoder: the source and its end, the target and its end; these carry the loss.
 
     Args:
         context: tokens either side may have; longer pairs are left out.
         truncate: cut them instead.
+        dropping: what encodes the pairs to train on, each of them `spellings` times.
     """
     before, after = source_frame(tokenizer)
     ends = [end_of(tokenizer)]
     rooms = (context - len(before + after), context - len(before + ends))
+    if dropping:
+        documents = (one for one in documents for _ in range(1 if one[1] else spellings))
     for batch in _batches(documents):
         pairs = [pair_of(document) or ("", "") for document, _ in batch]
         sides = _encode([side for pair in pairs for side in pair], tokenizer)
+        if dropping:
+            learned = [not held_out for _, held_out in batch for _ in range(2)]
+            texts = (side for pair in pairs for side in pair)
+            sides = [dropping.encode(text) if on else side for text, side, on in zip(texts, sides, learned)]
         for (document, held_out), (_, words), source, target in zip(batch, pairs, sides[::2], sides[1::2]):
             if len(source) > rooms[0] or len(target) > rooms[1]:
                 if not truncate:

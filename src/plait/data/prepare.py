@@ -21,6 +21,7 @@ from plait.data.source import Source
 from plait.errors import ConfigError
 from plait.files import sweep
 from plait.log import bytes_text, progress, table, warn
+from plait.text.bpe_dropout import DroppingEncoder
 from plait.text.document import Document
 from plait.text.tokenizer import Tokenizer
 
@@ -178,9 +179,16 @@ class _Job:
     def _encode(
         self, sides: Iterator[tuple[Document, bool]], intake: Intake
     ) -> Iterator[tuple[EncodedDocument, bool]]:
+        dropout = self.config.bpe_dropout
         if self.start_id is not None:
             return encode_pairs(
-                sides, self.tokenizer, intake, context=self.context, truncate=self.config.truncate
+                sides, self.tokenizer, intake, context=self.context, truncate=self.config.truncate,
+                dropping=DroppingEncoder(self.tokenizer, dropout, self.seed) if dropout else None,
+                spellings=self.config.spellings,
+            )  # fmt: skip
+        if dropout:
+            raise ConfigError(
+                "data.bpe_dropout is for an encoder-decoder; leave it out, or set model.encoder_layers"
             )
         if self.config.kind == "text":
             return encode_texts(sides, self.tokenizer, intake, fim=self.config.fim, seed=self.seed)
