@@ -27,6 +27,7 @@ RESULTS = HERE / "results"
 
 
 HELD = 0.1  # share of what is held out where no test file is given
+LOGGED = 100  # lines that are kept of a log
 UNIT = re.compile("1 |IN: ")  # what a story or a command begins with
 
 
@@ -194,11 +195,18 @@ def measure(name: str, row: Row, data: Path, runs: Path, overrides: list[str]) -
     for command in commands:
         here = [word.replace("@", str(data)).replace("%", str(held)) for word in command]
         subprocess.run([sys.executable, *here], check=True)
-    for file in ("recipe.yaml", "log.jsonl"):
-        shutil.copy(run / file, results / file)
+    shutil.copy(run / "recipe.yaml", results / "recipe.yaml")
+    (results / "log.jsonl").write_text("".join(thinned(run / "log.jsonl")), encoding="utf-8")
     for file in results.glob("*.*"):  # where they lay is nobody's business
         text = file.read_text(encoding="utf-8")
         file.write_text(text.replace(str(data), "$DATA").replace(f"{runs}/", "runs/"), encoding="utf-8")
+
+
+def thinned(log: Path) -> list[str]:
+    """The lines of a log that hold a validation, and of the others every so many, and the first."""
+    lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+    every = max(len(lines) // LOGGED, 1)
+    return [line for number, line in enumerate(lines) if number % every == 0 or '"val_loss"' in line]
 
 
 def hold_out(patterns: list[str], folder: Path) -> None:
