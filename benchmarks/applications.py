@@ -2,6 +2,7 @@
 
     python benchmarks/applications.py multi30k-en-de [--data ../shared/data] [--runs runs] [train.lr=1e-3 ...]
     python benchmarks/applications.py --list
+    python benchmarks/applications.py --table                 what was measured, as docs/results.md has it
 
 A row that was interrupted goes on where it stopped. What it leaves in `benchmarks/results/ROW/`: the two
 commands, the recipe with every choice made, the log, and the scores with their signatures and intervals.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import glob
 import gzip
+import json
 import random
 import re
 import shlex
@@ -161,10 +163,14 @@ def main() -> None:
     )
     parser.add_argument("row", nargs="?", choices=ROWS)
     parser.add_argument("--list", action="store_true", help="the rows")
+    parser.add_argument("--table", action="store_true", help="the scores that lie in benchmarks/results")
     parser.add_argument("--data", type=Path, default=SHARED, help="the directory of the data sets")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where runs are kept")
     parser.add_argument("overrides", nargs="*", help="keys to change, such as train.lr=1e-3")
     options = parser.parse_intermixed_args()
+    if options.table:
+        print("\n".join(table_lines()))
+        return
     if options.list or options.row is None:
         print("\n".join(ROWS))
         return
@@ -200,6 +206,26 @@ def measure(name: str, row: Row, data: Path, runs: Path, overrides: list[str]) -
     for file in results.glob("*.*"):  # where they lay is nobody's business
         text = file.read_text(encoding="utf-8")
         file.write_text(text.replace(str(data), "$DATA").replace(f"{runs}/", "runs/"), encoding="utf-8")
+
+
+def table_lines() -> list[str]:
+    """A line of Markdown for each row that was measured: its metrics with their 95 % intervals."""
+    lines = []
+    for name in ROWS:
+        for file in ("scores", "baselines"):
+            path = RESULTS / name / f"{file}.json"
+            if not path.exists():
+                continue
+            systems: dict[str, list[str]] = {}
+            for score in json.loads(path.read_text(encoding="utf-8"))["results"]:
+                if "," in score["metric"] and "mean of" not in score["metric"]:
+                    continue  # one group of many
+                system = "" if file == "scores" else f" ({score['task']})"
+                low, high = score["interval"] or (None, None)
+                spread = "" if low is None else f" ({low:.2f} to {high:.2f})"
+                systems.setdefault(system, []).append(f"{score['metric']} {score['value']:.2f}{spread}")
+            lines += [f"| `{name}`{system} | {'; '.join(found)} |" for system, found in systems.items()]
+    return lines
 
 
 def thinned(log: Path) -> list[str]:
