@@ -71,7 +71,7 @@ def captions(source: str, target: str) -> Row:
         "translate",
         (M30K.format(TEST, source), M30K.format(TEST, target)),
         ("--tokenize", "none"),
-        ":average",
+        checkpoint=":average",
     )
 
 
@@ -85,7 +85,7 @@ def sentences(source: int, target: int, *options: str) -> Row:
         "translate",
         (file.format("dev"),),
         ("--format", "tsv", "--field", *fields, *options),
-        ":average",
+        checkpoint=":average",
     )
 
 
@@ -135,7 +135,7 @@ ROWS = {
         "translate",
         (RAW.format(f"{TEST}.en"), RAW.format(f"{TEST}.de")),
         ("--tokenize", "13a"),
-        ":average",
+        checkpoint=":average",
     ),
     "zh-en": sentences(1, 0, "--lang", "en"),
     "en-zh": sentences(0, 1, "--lang", "zh"),
