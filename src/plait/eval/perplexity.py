@@ -80,13 +80,11 @@ class Perplexity:
         """The 95 % interval of `nats_per_token`, `perplexity` or `bits_per_byte`."""
         if metric == "bits_per_byte":
             return (
-                None
-                if self.byte_error is None
-                else _around(self.bits_per_byte, self.byte_error / math.log(2))
+                None if self.byte_error is None else around(self.bits_per_byte, self.byte_error / math.log(2))
             )
         if self.error is None:
             return None
-        low, high = _around(self.nats_per_token, self.error)
+        low, high = around(self.nats_per_token, self.error)
         return (_exp(low), _exp(high)) if metric == "perplexity" else (low, high)
 
 
@@ -228,7 +226,8 @@ def ratio_error(totals: Sequence[float], sizes: Sequence[float]) -> float | None
     return math.sqrt(count / (count - 1) * residuals) / whole
 
 
-def _around(value: float, error: float) -> tuple[float, float]:
+def around(value: float, error: float) -> tuple[float, float]:
+    """The 95 % interval of a value with a standard error."""
     return value - CONFIDENCE * error, value + CONFIDENCE * error
 
 

@@ -13,7 +13,7 @@ from plait.errors import ConfigError, InputError, ModelError, did_you_mean
 from plait.eval.options import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature, write_scores
 from plait.recipes.evaluate_harness import PREFIX
-from plait.recipes.evaluate_outputs import PLAIN, show_scores
+from plait.recipes.evaluate_outputs import PLAIN, listed, show_scores
 from plait.tasks import TASKS
 from plait.text.document import Document
 
@@ -96,7 +96,7 @@ def evaluate(
     elif harness:
         from plait.recipes.evaluate_harness import evaluate_harness, find
 
-        folders = [str(data)] if isinstance(data, (str, Path)) else [str(path) for path in data]
+        folders = listed(data)
         tasks = find(name.removeprefix(PREFIX), folders)
         measure = partial(evaluate_harness, tasks, data=folders, limit=limit, shots=shots, batch=batch)
         show = partial(show_scores, digits=4)  # the harness counts from 0 to 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import __version__
 from plait.errors import ConfigError, InputError, PlaitError, did_you_mean, need
-from plait.eval.perplexity import CONFIDENCE
+from plait.eval.perplexity import around
 from plait.eval.scores import Score, describe_data, signature
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _scores(found: Any, engine: Engine, data: Sequence[str], limit: int | None) 
                 continue
             error = results.get(f"{metric}_stderr,{filtered}")
             known = isinstance(error, (int, float))
-            spread = (value - CONFIDENCE * error, value + CONFIDENCE * error) if known else None
+            spread = around(value, error) if known else None
             named = metric if filtered == "none" else f"{metric} ({filtered})"
             yield Score(
                 task=f"{PREFIX}{task}", metric=named, value=float(value), interval=spread,

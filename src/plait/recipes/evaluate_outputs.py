@@ -52,10 +52,10 @@ def evaluate_outputs(
     """
     metrics = [metric] if isinstance(metric, str) else list(metric)
     outputs.expand(metrics, options)
-    ours, theirs = _one(_list(hypotheses), _list(references)), _list(references)
+    ours, theirs = _one(listed(hypotheses), listed(references)), listed(references)
     if out is not None:
         check_replaceable(out)
-    ours_in, theirs_in = _fields(_list(field), [ours, *theirs])
+    ours_in, theirs_in = _fields(listed(field), [ours, *theirs])
     texts = samples.read_hypotheses(ours, ours_in, theirs)
     sets = samples.read_references(theirs, theirs_in, ours, len(texts))
     _advise(metrics, options, [text for text in sets[0] if text])
@@ -97,9 +97,9 @@ def evaluate_predictions(
     """
     from plait.eval.bbq import bbq
 
-    if _list(task) != ["bbq"]:
-        raise ConfigError(f"--predictions is for --task bbq, not {' '.join(_list(task)) or 'none'}")
-    names, path, files = _list(field), str(predictions), _list(data)
+    if listed(task) != ["bbq"]:
+        raise ConfigError(f"--predictions is for --task bbq, not {' '.join(listed(task)) or 'none'}")
+    names, path, files = listed(field), str(predictions), listed(data)
     if len(names) != 1:
         raise InputError(f"--field names what holds the predictions of {path}; give it once")
     if out is not None:
@@ -114,7 +114,8 @@ def evaluate_predictions(
     return scores
 
 
-def _list(values: Paths) -> list[str]:
+def listed(values: Paths) -> list[str]:
+    """One path or several, as a list of texts."""
     return [str(values)] if isinstance(values, (str, Path)) else [str(value) for value in values]
 
 

@@ -18,7 +18,7 @@ from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
 from plait.infer.search import BATCH
 from plait.recipes.apply import with_remedy
-from plait.recipes.evaluate_outputs import PLAIN
+from plait.recipes.evaluate_outputs import PLAIN, listed
 from plait.tasks import answer as qa
 from plait.tasks import classify, complete
 from plait.tasks.task import Task, answer, check, find_task, room_of
@@ -201,7 +201,7 @@ def read_questions(
     task: Task, data: Paths, format: str, fields: Mapping[str, str | int] | None
 ) -> Iterator[Document]:
     """The questions of some files; two plain files are aligned lines, if no other format is named."""
-    paths = [str(data)] if isinstance(data, (str, Path)) else [str(path) for path in data]
+    paths = listed(data)
     if format == "auto":
         format = "parallel" if task.format == "auto" and aligned(paths) else task.format
     return task.questions(read(paths, format=format, fields=fields))
