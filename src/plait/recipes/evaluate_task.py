@@ -17,7 +17,7 @@ from plait.eval.scores import Score, describe_data
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
 from plait.infer.search import BATCH
-from plait.recipes.apply import with_remedy
+from plait.recipes.apply import made_with, with_remedy
 from plait.recipes.evaluate_outputs import PLAIN, listed
 from plait.tasks import answer as qa
 from plait.tasks import classify, complete
@@ -188,8 +188,7 @@ def _made(
     scores: Iterable[Score], task: Task, engine: Engine, questions: Sequence[Document], how: str
 ) -> list[Score]:
     """Scores with all they depend on."""
-    dtype = str(engine.dtype).removeprefix("torch.")
-    made = f"model:{engine.version}|dtype:{dtype}|plait:{__version__}"
+    made = made_with(engine, f"plait:{__version__}")
     data = describe_data(question.id.partition("#")[0] for question in questions)
     return [
         replace(score, task=task.name, data=data, decoding=how, signature=f"{score.signature}|{made}")

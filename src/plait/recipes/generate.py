@@ -10,6 +10,7 @@ from plait.config import build
 from plait.errors import ConfigError, InputError, PlaitError
 from plait.infer.params import Completion, SamplingParams
 from plait.recipes.answers_file import Made, read_prompts, write_answers
+from plait.recipes.apply import made_with
 from plait.text.document import Document
 
 if TYPE_CHECKING:
@@ -95,7 +96,6 @@ def _file(
             engine.check(prompts[-1], params, clip=clip)
         except PlaitError as error:
             raise InputError(f"{document.id}: {error}") from None
-    dtype = str(engine.dtype).removeprefix("torch.")
 
     def make(first: int, last: int) -> list[Made]:
         made = [_made(done) for done in engine.generate(prompts[first:last], params, clip=clip)]
@@ -107,7 +107,7 @@ def _file(
         make,
         each=params.n,
         together=max(batch // params.n, 1),
-        made_with=f"model:{engine.version}|dtype:{dtype}|{params.describe()}",
+        made_with=made_with(engine, params.describe()),
     )
 
 
