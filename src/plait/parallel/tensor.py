@@ -157,8 +157,7 @@ def vocabulary_cross_entropy(
     """
     logits, targets = wide(logits.flatten(0, -2)), targets.flatten()
     keep = targets != IGNORE
-    peak, best = logits.detach().max(-1)
-    highest = peak.clone()
+    highest = logits.detach().amax(-1)
     dist.all_reduce(highest, dist.ReduceOp.MAX, group=group)
     log_norm = all_reduce((logits - highest[:, None]).exp().sum(-1), group).log() + highest
     local = targets - first
@@ -172,7 +171,4 @@ def vocabulary_cross_entropy(
         total = (1 - label_smoothing) * nll + label_smoothing * uniform
     if z_loss:
         total = total + z_loss * (log_norm.square() * keep).sum()
-    # of equal logits the first counts, as argmax has it
-    choice = torch.where(peak == highest, best + first, vocab)
-    dist.all_reduce(choice, dist.ReduceOp.MIN, group=group)
-    return LossSum(total, nll.detach(), ((choice == targets) & keep).sum(), keep.sum())
+    return LossSum(total, nll.detach(), ((picked == highest) & keep).sum(), keep.sum())
