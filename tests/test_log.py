@@ -74,6 +74,16 @@ def test_progress_with_a_total_shows_a_share_and_what_is_left_once_that_can_be_t
     )
 
 
+def test_what_is_left_is_told_from_the_pace_of_this_run_not_from_what_an_earlier_one_did(capsys, monkeypatch):
+    clock = iter([0.0, 10.0, 10.0, 20.0, 20.0, 20.0])
+    monkeypatch.setattr(log, "PLAIN_EVERY", 0.0)
+    monkeypatch.setattr(log, "monotonic", lambda: next(clock))
+    with log.progress("train", 1000, before=900) as bar:
+        bar.update(900)
+        bar.update(910)
+    assert capsys.readouterr().err == "train: 900/1,000 (90 %)\ntrain: 910/1,000 (91 %, 3m00s left)\n"
+
+
 def test_tracking_passes_items_through():
     assert list(log.track(iter("abc"), "x")) == ["a", "b", "c"]
     assert list(log.track([1, 2], "x")) == [1, 2]

@@ -63,10 +63,10 @@ def table(
 class Progress:
     """Counts work done; `update(done, note)` redraws the bar or, now and then, prints a line."""
 
-    def __init__(self, label: str, total: float | None, bar: RichProgress | None) -> None:
-        self.label, self.total, self.done = label, total, 0.0
-        self._bar = bar
-        self._task = bar.add_task(label, total=total, note="") if bar else None
+    def __init__(self, label: str, total: float | None, bar: RichProgress | None, before: float) -> None:
+        self.label, self.total, self.done = label, total, before
+        self._bar, self._before = bar, before
+        self._task = bar.add_task(label, total=total, completed=before, note="") if bar else None
         self._start = self._last = monotonic()
 
     @property
@@ -97,10 +97,11 @@ class Progress:
         """How much is done and, once there is something to go by, how long the rest will take."""
         assert self.total
         share = f"{100 * self.done / self.total:.0f} %"
-        if not self.done:
+        made = self.done - self._before
+        if made <= 0:
             return share
         elapsed = monotonic() - self._start
-        return f"{share}, {duration(elapsed * (self.total - self.done) / self.done)} left"
+        return f"{share}, {duration(elapsed * (self.total - self.done) / made)} left"
 
 
 def _amount(value: float) -> str:
@@ -109,11 +110,15 @@ def _amount(value: float) -> str:
 
 
 @contextmanager
-def progress(label: str, total: float | None = None) -> Iterator[Progress]:
-    """Show progress of long work: `with progress("tokenize", len(files)) as bar: bar.advance()`."""
+def progress(label: str, total: float | None = None, *, before: float = 0) -> Iterator[Progress]:
+    """Show progress of long work: `with progress("tokenize", len(files)) as bar: bar.advance()`.
+
+    Args:
+        before: what an earlier run has done of it.
+    """
     screen = console()
     if _silent or not sys.stderr.isatty():
-        yield Progress(label, total, None)
+        yield Progress(label, total, None, before)
         return
     from rich import progress as rich
 
@@ -123,7 +128,7 @@ def progress(label: str, total: float | None = None) -> Iterator[Progress]:
         rich.TextColumn("{task.fields[note]}"),
     )  # fmt: skip
     with rich.Progress(*columns, console=screen, transient=False) as bar:
-        yield Progress(label, total, bar)
+        yield Progress(label, total, bar, before)
 
 
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:

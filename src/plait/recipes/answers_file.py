@@ -51,8 +51,7 @@ def write_answers(
     done = 0 if output is None else _finished(Path(output), heads, each, made_with)
     if done:
         log.say(f"{output} holds {done:,} of {len(heads):,} {what} already")
-    with _results(output) as file, log.progress(what, len(heads)) as bar:
-        bar.update(done)
+    with _results(output) as file, log.progress(what, len(heads), before=done) as bar:
         for at in range(done, len(heads), together):
             to = min(at + together, len(heads))
             for head, answers in zip(heads[at:to], make(at, to)):

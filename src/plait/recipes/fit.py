@@ -119,8 +119,9 @@ def fit_steps(stage: Stage) -> Iterator[Step]:
     label = f"train {stage.name}".strip()
     minutes = stage.total_steps is None
     goal = 60 * (config.minutes or 0) if minutes else stage.total_steps
-    with _log(stage) as log, stop_on_signals() as stop, progress(label, goal) as bar, stage.background:
-        bar.update(stage.state.seconds if minutes else stage.state.step)
+    done = stage.state.seconds if minutes else stage.state.step
+    bars = progress(label, goal, before=done)
+    with _log(stage) as log, stop_on_signals() as stop, bars as bar, stage.background:
         before = stage.share_done()
         pace = Pace(stage.placed, stage.ranks)
         cost = watch_cost(stage)

@@ -57,9 +57,9 @@ def main(folder: Path) -> None:
     job = Job.model_validate_json((folder / JOB).read_text(encoding="utf-8"))
     world, timeout = job.layouts[0].world, job.layouts[0].timeout
     reference = Trace.load(reference_file(folder, "float64"))
-    with join(Layout(dp=world, timeout=timeout)) as ranks, progress(f"{world} ranks", job.total) as bar:
+    bars = progress(f"{world} ranks", job.total, before=job.done)
+    with join(Layout(dp=world, timeout=timeout)) as ranks, bars as bar:
         (folder / BEGUN).touch()
-        bar.update(job.done)
         for number, layout in enumerate(job.layouts, 1):
             ranks.at(number, layout.name)
             with _told(folder, ranks):
