@@ -66,7 +66,9 @@ class Progress:
     def __init__(self, label: str, total: float | None, bar: RichProgress | None, before: float) -> None:
         self.label, self.total, self.done = label, total, before
         self._bar, self._before = bar, before
-        self._task = bar.add_task(label, total=total, completed=before, note="") if bar else None
+        self._task = bar.add_task(label, total=total, note="") if bar else None
+        if bar is not None and self._task is not None:
+            bar.update(self._task, completed=before)
         self._start = self._last = monotonic()
 
     @property

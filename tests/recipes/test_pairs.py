@@ -21,6 +21,7 @@ from plait.recipes.plan import begin
 from plait.recipes.ranks import Ranks
 from plait.recipes.recipe import Recipe, find_recipe, load_recipe
 from plait.recipes.train import open_run, train_recipe
+from plait.text.tokenizer import Tokenizer
 from plait.train.objectives import objective_of
 
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -146,6 +147,45 @@ def test_transformers_opens_the_checkpoint_of_a_marian_shaped_recipe(make, tmp_p
     card = (path / "README.md").read_text(encoding="utf-8")
     assert "An encoder-decoder of " in card
     assert "(2 + 1 layers, width 32," in card
+
+
+T5 = {"d_kv": 8, "d_ff": 32, "num_layers": 2, "num_decoder_layers": 1, "num_heads": 2}
+BART = {
+    "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "max_position_embeddings": 64,
+}  # fmt: skip
+FOREIGN = {"T5": (T5, "pad"), "Bart": (BART, "end")}
+
+
+@pytest.mark.parametrize("family", FOREIGN)
+def test_a_directory_that_transformers_made_is_tuned_on_pairs_and_stays_one(family, make, tmp_path):
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    transformers = pytest.importorskip("transformers")
+    tokenizer = Tokenizer.load(train_recipe(make("pieces", train={"steps": 1})))
+    fields, start = FOREIGN[family]
+    ids = {"pad": tokenizer.pad_id, "end": tokenizer.eos_id}
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=tokenizer.vocab_size, d_model=16, pad_token_id=ids["pad"], eos_token_id=ids["end"],
+        bos_token_id=ids["end"], decoder_start_token_id=ids[start], forced_eos_token_id=None, **fields,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = getattr(transformers, f"{family}ForConditionalGeneration")(config)
+    theirs.save_pretrained(tmp_path / "theirs")
+    tokenizer.save(tmp_path / "theirs")
+    recipe = make("tuned", train={"steps": 40, "eval_every": 20}).model_dump(mode="json", by_alias=True)
+    del recipe["tokenizer"]
+    path = train_recipe(build(Recipe, recipe | {"model": {"from": str(tmp_path / "theirs")}}))
+    first, *_, last = (row["loss"] for row in log(tmp_path / "tuned") if "loss" in row)
+    assert last < 0.8 * first
+    tuned = transformers.AutoModelForSeq2SeqLM.from_pretrained(path)
+    assert type(tuned) is type(theirs)
+    engine = Engine(tmp_path / "tuned")
+    source = engine.encode("one two")
+    (wanted,) = tuned.generate(
+        torch.tensor([source]), num_beams=1, max_new_tokens=5, do_sample=False, eos_token_id=None
+    ).tolist()
+    params = SamplingParams(temperature=0, max_tokens=5, ignore_eos=True)
+    assert wanted == [ids[start], *engine.generate([source], params)[0].tokens]
 
 
 def test_a_model_to_start_from_is_tuned_with_its_own_tokenizer(make, tmp_path):
