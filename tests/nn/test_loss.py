@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plait.nn import loss as loss_module
-from plait.nn.loss import IGNORE, LossSum, cross_entropy, kl_divergence
+from plait.nn.loss import IGNORE, LossSum, cross_entropy, kl_divergence, symmetric_divergence
 
 
 def logits_and_targets(rows: int = 3, time: int = 5, vocab: int = 11) -> tuple[torch.Tensor, torch.Tensor]:
@@ -169,3 +169,16 @@ def test_no_wide_copy_of_all_logits_is_made(monkeypatch):
     with Largest() as seen:
         cross_entropy(logits, torch.arange(64), label_smoothing=0.1, z_loss=0.01).total.backward()
     assert seen.numbers == 1 << 10
+
+
+def test_symmetric_divergence_is_both_divergences_and_so_is_its_gradient():
+    logits, targets = logits_and_targets()
+    first, second = (each.clone().requires_grad_() for each in (logits, logits.flip(-1) * 1.5))
+    found = symmetric_divergence(first, second, targets)
+    wanted = kl_divergence(first, second, targets) + kl_divergence(second, first, targets)
+    torch.testing.assert_close(found, wanted)
+    for one, other in zip(*(torch.autograd.grad(2 * each, (first, second)) for each in (found, wanted))):
+        torch.testing.assert_close(one, other)
+    assert symmetric_divergence(first, first, targets).item() == 0
+    narrow = symmetric_divergence(first.bfloat16(), second.bfloat16(), targets)
+    torch.testing.assert_close(narrow.double(), wanted, rtol=2e-2, atol=1e-2)

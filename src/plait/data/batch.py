@@ -61,6 +61,11 @@ class Batch:
         """The places `index` of every row."""
         return self._each(lambda x: x[:, index])
 
+    def twice(self) -> Batch:
+        """Every row a second time, below all of them."""
+        doubled = self._each(lambda x: torch.cat((x, x)))
+        return replace(doubled, rows=2 * self.rows, sources=2 * self.sources)
+
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         names = ("tokens", "targets", "positions", "segments", "held", "source", "source_positions")
         tensors = {name: getattr(self, name) for name in names}
@@ -75,6 +80,10 @@ class StepBatch:
 
     microbatches: list[Batch]
     target_tokens: int
+
+    def twice(self) -> StepBatch:
+        """Every row twice in its micro-batch, while a target still counts as one."""
+        return StepBatch([batch.twice() for batch in self.microbatches], self.target_tokens)
 
     def document_ids(self) -> list[str]:
         """The ids of the documents in this rank's micro-batches; for messages."""

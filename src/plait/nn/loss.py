@@ -135,6 +135,47 @@ def kl_divergence(
     return temperature**2 * (divergence * (targets != IGNORE)).sum()
 
 
+def symmetric_divergence(first: Tensor, second: Tensor, targets: Tensor) -> Tensor:
+    """`KL(first ‖ second) + KL(second ‖ first)` summed over target positions.
+
+    Args:
+        first, second: logits `[..., vocab]`; both have a gradient.
+        targets: ids `[...]`; only which positions count is read.
+    """
+    keep = (targets != IGNORE).flatten()
+    return _SymmetricDivergence.apply(first.flatten(0, -2), second.flatten(0, -2), keep)
+
+
+class _SymmetricDivergence(torch.autograd.Function):
+    """A few rows at a time, as the cross-entropy.
+
+    Of the probabilities p and q it is `Σ (p - q)·(log p - log q)`, whose gradient for the logits of p is
+    `p·(log p - log q - KL(p ‖ q)) + p - q`.
+    """
+
+    @staticmethod
+    def forward(ctx, first: Tensor, second: Tensor, keep: Tensor) -> Tensor:
+        gradients = torch.empty_like(first), torch.empty_like(second)
+        total = wide(first).new_zeros(())
+        for a, b, kept, to_a, to_b in zip(
+            *(_chunks(each, first) for each in (first, second, keep[:, None], *gradients))
+        ):
+            log_p, log_q = (wide(logits).log_softmax(-1) for logits in (a, b))
+            p, q = _exp_of(log_p.clone()), _exp_of(log_q.clone())
+            ratio, gap = log_p.sub_(log_q), p - q
+            there = (p * ratio).sum(-1, keepdim=True)
+            back = -(q * ratio).sum(-1, keepdim=True)
+            total += ((there + back) * kept).sum()
+            to_a.copy_((ratio - there).mul_(p).add_(gap).mul_(kept))
+            to_b.copy_((ratio + back).mul_(q).add_(gap).mul_(kept).neg_())
+        ctx.save_for_backward(*gradients)
+        return total
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        return *(gradient * grads[0] for gradient in ctx.saved_tensors), None
+
+
 def wide(logits: Tensor) -> Tensor:
     """At least float32: a sum of exponentials needs its range."""
     return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits

@@ -16,7 +16,7 @@ from plait.recipes.plan import begin
 from plait.recipes.ranks import Ranks
 from plait.recipes.recipe import Recipe
 from plait.recipes.train import open_run
-from plait.train.objectives import objective_of
+from plait.train.objectives import laid_out, objective_of
 
 OPTIMIZER_TENSORS = {"adamw": 2, "adam": 2, "muon": 1, "sgd": 1}
 
@@ -62,7 +62,7 @@ def _rows(stage) -> str:
 
 def _microbatch_seconds(stage) -> float:
     """Time of one microbatch forward and backward, the second of two; of pairs one of middling length."""
-    batch = stage.loader.batch(0)
+    batch = laid_out(stage.loader.batch(0), stage.recipe.train)
     one = type(batch)([batch.microbatches[len(batch.microbatches) // 2]], batch.target_tokens)
     objective = objective_of(stage.recipe.train)
     best = float("inf")

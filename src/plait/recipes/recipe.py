@@ -70,6 +70,14 @@ class Recipe(Config):
             raise ValueError(
                 f"data.fim={self.data.fim:g} needs the tokens of a middle to fill in; set tokenizer.fim=true"
             )
+        if self.train.r_drop and self.layout.tp > 1:
+            raise ValueError(
+                f"train.r_drop compares whole logits, which layout.tp={self.layout.tp} divides; use dp"
+            )
+        if self.train.r_drop and not self.model.dropout:
+            raise ValueError(
+                "train.r_drop compares what dropout makes different; set model.dropout, such as 0.1"
+            )
         return self
 
 

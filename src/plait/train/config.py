@@ -50,6 +50,11 @@ class TrainConfig(Config):
     clip: float = Field(default=1.0, ge=0, description="largest global gradient norm; 0: none")
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     z_loss: float = Field(default=0.0, ge=0)
+    r_drop: float = Field(
+        default=0.0,
+        ge=0,
+        description="weight of agreement of two passes under other dropout (Liang et al. 2021); 0: one",
+    )
 
     ema: float = Field(default=0.0, ge=0, lt=1, description="decay of the moving average of weights; 0: none")
     average_last: int = Field(default=0, ge=0, description="average the weights of the last n checkpoints")

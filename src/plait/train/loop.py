@@ -18,6 +18,7 @@ from plait.data.loader import Loader
 from plait.errors import TrainingError
 from plait.parallel.placed import Objective, Placed
 from plait.train.config import TrainConfig
+from plait.train.objectives import laid_out
 from plait.train.optim import Optimizer
 from plait.train.schedule import lr_share
 
@@ -97,7 +98,7 @@ def train(
     while state.step < total_steps if total_steps is not None else state.seconds < budget:
         start = time.perf_counter()
         at(state.step + 1, "data")
-        batch = loader.batch(state.step)
+        batch = laid_out(loader.batch(state.step), config)
         torch.manual_seed(step_seed(seed, state.step, placed.mesh.rank))
         at(state.step + 1, "forward_backward")
         loss = placed.forward_backward(batch, objective, state.loss_scale)

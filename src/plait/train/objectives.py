@@ -6,9 +6,9 @@ from functools import partial
 
 from torch import Tensor
 
-from plait.data.batch import Batch
+from plait.data.batch import Batch, StepBatch
 from plait.nn.decoder import Head
-from plait.nn.loss import LossSum
+from plait.nn.loss import LossSum, symmetric_divergence
 from plait.parallel.placed import Objective
 from plait.train.config import TrainConfig
 
@@ -20,6 +20,31 @@ def next_token(
     return head.loss(head(hidden), batch.targets, label_smoothing=label_smoothing, z_loss=z_loss)
 
 
+def consistent(
+    hidden: Tensor, head: Head, batch: Batch, *, r_drop: float, label_smoothing: float, z_loss: float
+) -> LossSum:
+    """R-Drop: half of eq. 4 of Liang et al. 2021, in which each row counts twice.
+
+    Args:
+        hidden: of a batch of `twice`, whose halves differ by what dropout has dropped.
+        r_drop: weight of the divergence between the halves, α there.
+    """
+    logits = head(hidden)
+    loss = head.loss(logits, batch.targets, label_smoothing=label_smoothing, z_loss=z_loss)
+    first, second = logits.chunk(2)
+    divergence = symmetric_divergence(first, second, batch.targets.chunk(2)[0])
+    total = loss.total / 2 + r_drop / 4 * divergence
+    return LossSum(total, loss.nll / 2, loss.correct / 2, loss.tokens // 2)
+
+
 def objective_of(config: TrainConfig) -> Objective:
     """The recipe's training objective. Text and chat differ only in which targets count."""
-    return partial(next_token, label_smoothing=config.label_smoothing, z_loss=config.z_loss)
+    smooth = {"label_smoothing": config.label_smoothing, "z_loss": config.z_loss}
+    if config.r_drop:
+        return partial(consistent, r_drop=config.r_drop, **smooth)
+    return partial(next_token, **smooth)
+
+
+def laid_out(batch: StepBatch, config: TrainConfig) -> StepBatch:
+    """The batch as the objective wants it."""
+    return batch.twice() if config.r_drop else batch
