@@ -82,6 +82,11 @@ def test_problems_name_the_file_and_the_part(tmp_path):
         ({"out": "  "}, "out is empty; name a run directory such as runs/first"),
         ({"layout": {"dp": 0}}, "layout.dp"),
         ({"layout": {"pp": 2, "schedule": "zbv", "stages": 3}}, "schedule=zbv has 2 stage"),
+        ({"train": {"steps": 1, "r_drop": 5}}, "set model.dropout, such as 0.1"),
+        (
+            {"train": {"steps": 1, "r_drop": 5}, "model": {"dropout": 0.1}, "layout": {"tp": 2}},
+            "train.r_drop compares whole logits, which layout.tp=2 divides; use dp",
+        ),
         (
             {"data": {"messages": "b.jsonl"}},
             "needs exactly one of text, messages and pairs, found text and messages",

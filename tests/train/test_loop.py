@@ -61,6 +61,40 @@ def test_gradients_do_not_depend_on_the_micro_batch(make_placed, make_step, fiel
     assert (whole_aux > 0) == ("experts" in fields)
 
 
+@pytest.mark.parametrize("fields", [{}, {"experts": 4, "balance_loss": 0.5}])
+def test_r_drop_without_dropout_is_plain_training(make_placed, make_step, fields):
+    plain, doubled = make_placed(**fields), make_placed(**fields)
+    (one,) = run(plain, Steps(make_step, 2), to=1)
+    config = TrainConfig(steps=1, r_drop=5)
+    (other,) = run(doubled, Steps(make_step, 2), objective=objective_of(config), to=1, r_drop=5)
+    assert other.loss == pytest.approx(one.loss)
+    assert other.grad_norm == pytest.approx(one.grad_norm)
+    assert other.aux_loss == pytest.approx(one.aux_loss)
+    assert (other.tokens, other.accuracy) == (2 * one.tokens, pytest.approx(one.accuracy))
+    torch.testing.assert_close(weights(doubled), weights(plain))
+
+
+def test_r_drop_makes_two_passes_under_dropout_agree(make_placed, make_step):
+    def divergence(placed: Placed) -> float:
+        step = make_step(0).twice()
+        with_it, without = (
+            objective_of(TrainConfig(steps=1, r_drop=weight, label_smoothing=0.1)) for weight in (1.0, 1e-12)
+        )
+        losses = []
+        for objective in (with_it, without):
+            torch.manual_seed(1)
+            losses.append(float(placed.forward_backward(step, objective).total.detach()))
+        return losses[0] - losses[1]
+
+    agreeing, careless = make_placed(dropout=0.3), make_placed(dropout=0.3)
+    before = divergence(agreeing)
+    for placed, weight in ((agreeing, 20.0), (careless, 0.0)):
+        objective = objective_of(TrainConfig(steps=1, r_drop=weight))
+        list(run(placed, Steps(make_step), objective=objective, to=60, steps=60, r_drop=weight))
+    assert before > 0
+    assert divergence(agreeing) < 0.5 * divergence(careless)
+
+
 def test_gradients_are_those_of_the_mean_over_all_target_tokens(make_placed, make_step):
     placed, by_hand = make_placed(), make_placed()
     step = make_step(0, micro_batch=2)

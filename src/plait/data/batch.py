@@ -82,8 +82,8 @@ class StepBatch:
     target_tokens: int
 
     def twice(self) -> StepBatch:
-        """Every row twice in its micro-batch, while a target still counts as one."""
-        return StepBatch([batch.twice() for batch in self.microbatches], self.target_tokens)
+        """Every row twice in its micro-batch."""
+        return StepBatch([batch.twice() for batch in self.microbatches], 2 * self.target_tokens)
 
     def document_ids(self) -> list[str]:
         """The ids of the documents in this rank's micro-batches; for messages."""

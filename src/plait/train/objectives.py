@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
@@ -23,7 +24,7 @@ def next_token(
 def consistent(
     hidden: Tensor, head: Head, batch: Batch, *, r_drop: float, label_smoothing: float, z_loss: float
 ) -> LossSum:
-    """R-Drop: half of eq. 4 of Liang et al. 2021, in which each row counts twice.
+    """R-Drop (Liang et al. 2021, eq. 4).
 
     Args:
         hidden: of a batch of `twice`, whose halves differ by what dropout has dropped.
@@ -33,8 +34,7 @@ def consistent(
     loss = head.loss(logits, batch.targets, label_smoothing=label_smoothing, z_loss=z_loss)
     first, second = logits.chunk(2)
     divergence = symmetric_divergence(first, second, batch.targets.chunk(2)[0])
-    total = loss.total / 2 + r_drop / 4 * divergence
-    return LossSum(total, loss.nll / 2, loss.correct / 2, loss.tokens // 2)
+    return replace(loss, total=loss.total + r_drop / 2 * divergence)
 
 
 def objective_of(config: TrainConfig) -> Objective:
