@@ -48,6 +48,7 @@ class Engine:
         name: the last part of the path; "model" for a `Decoder`.
         version: the name with the checkpoint of a run that was opened.
         context: positions the model has: prompt and answer share them; of an encoder-decoder each has them.
+        dtype: of its weights, such as `float32`.
         encodes: whether the model is an encoder-decoder: a prompt is a source, what it writes a target.
         recommended: how the model's directory wants tokens chosen, as fields of `SamplingParams`; only what
             talks to people goes by it.
@@ -88,7 +89,7 @@ class Engine:
         self.config = decoder.config
         self.context = decoder.config.context
         first = next(decoder.parameters())
-        self.device, self.dtype = first.device, first.dtype
+        self.device, self.dtype = first.device, str(first.dtype).removeprefix("torch.")
         self.encodes = isinstance(decoder, EncoderDecoder)
         if self.encodes and decoder.config.decoder_start < 0:
             raise ModelError(

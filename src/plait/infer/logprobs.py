@@ -26,7 +26,7 @@ def head(model: Decoder, hidden: Tensor) -> Tensor:
     return model.lm_head(hidden)
 
 
-def refuse_nan(numbers: Tensor, dtype: torch.dtype) -> None:
+def refuse_nan(numbers: Tensor, dtype: torch.dtype | str) -> None:
     """Stop where a model of `dtype` answers with NaN.
 
     Raises:

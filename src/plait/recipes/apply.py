@@ -194,8 +194,7 @@ def shown(rows: Made) -> str:
 
 def made_with(engine: Engine, settings: str) -> str:
     """What answers depend on, for each line of their file."""
-    dtype = str(engine.dtype).removeprefix("torch.")
-    return f"model:{engine.version}|dtype:{dtype}|{settings}"
+    return f"model:{engine.version}|dtype:{engine.dtype}|{settings}"
 
 
 def _print(application: Application, text: str) -> None:

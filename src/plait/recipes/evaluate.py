@@ -200,7 +200,7 @@ def _perplexity(*, engine, documents: list[Document], limit, context, stride, ba
         limit=limit or "none",
         ends="scored" if engine.tokenizer.eos_id is not None else "none",
         interval=f"95% over {result.units}",
-        dtype=str(engine.dtype).removeprefix("torch."),
+        dtype=engine.dtype,
         tokenizer=engine.tokenizer.fingerprint[:12],
         plait=__version__,
         torch=torch.__version__,

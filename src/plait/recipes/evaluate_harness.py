@@ -113,7 +113,7 @@ def _scores(found: Any, engine: Engine, data: Sequence[str], limit: int | None) 
             shots=found["n-shot"].get(task, "none"),
             limit=limit or "none",
             model=engine.version,
-            dtype=str(engine.dtype).removeprefix("torch."),
+            dtype=engine.dtype,
             plait=__version__,
         )
         counts = found["n-samples"].get(task, {})
