@@ -37,8 +37,9 @@ UNIT = re.compile("1 |IN: ")  # what a story or a command begins with
 class Row:
     """A recipe, the keys that name its data, and what is scored.
 
-    `@` stands for the data directory, and `%` for the folder with what is held out of the files of `divided`,
-    which are found again in `%/train` and `%/held`.
+    `@` stands for the data directory, `&` for the run, and `%` for the folder with what is held out of the
+    files of `divided`, which are found again in `%/train` and `%/held`. The first of `baselines` is a script
+    beside this one.
     """
 
     recipe: str
@@ -47,7 +48,7 @@ class Row:
     data: tuple[str, ...]
     options: tuple[str, ...] = ()
     divided: tuple[str, ...] = ()
-    baselines: tuple[str, ...] = ()  # words for baselines.py, scored beside it
+    baselines: tuple[str, ...] = ()
     checkpoint: str = ":best"
 
 
@@ -78,13 +79,14 @@ def captions(source: str, target: str) -> Row:
 def sentences(source: int, target: int, *options: str) -> Row:
     """Tatoeba in one direction; the columns are English and Chinese."""
     file = "@/zh-en/tatoeba.clean.{}.tsv.gz"
-    fields = f"source={source}", f"target={target}"
+    fields, dev = ("--field", f"source={source}", f"target={target}"), file.format("dev")
     return Row(
         "zh-en",
         (f"data.pairs={file.format('train')}", f"data.fields={{source: {source}, target: {target}}}"),
         "translate",
-        (file.format("dev"),),
-        ("--format", "tsv", "--field", *fields, *options),
+        (dev,),
+        ("--format", "tsv", *fields, *options),
+        baselines=("gru_baseline.py", "&", "--data", dev, *fields, *options),
         checkpoint=":average",
     )
 
@@ -117,7 +119,7 @@ def table(recipe: str, kind: str, name: str, ending: str, source: str, target: s
         recipe,
         (dev,),
         (*fields, "--truncate", *more),
-        baselines=(kind, "--train", train, "--data", dev, *fields),
+        baselines=("baselines.py", kind, "--train", train, "--data", dev, *fields),
     )
 
 
@@ -191,15 +193,17 @@ def measure(name: str, row: Row, data: Path, runs: Path, overrides: list[str]) -
         ["-m", "plait", *score, "--out", str(results / "scores.json")],
     ]
     if row.baselines:
-        script, out = str(HERE / "baselines.py"), str(results / "baselines.json")
-        commands.append([script, *row.baselines, "--out", out])
+        script, *words = row.baselines
+        commands.append([str(HERE / script), *words, "--out", str(results / "baselines.json")])
     written = "".join(f"python {shlex.join(command)}\n" for command in commands)
     written = written.replace("python -m plait ", "plait ")
-    written = written.replace("@", "$DATA").replace("%", f"runs/{held.name}")
+    written = written.replace("@", "$DATA").replace("%", f"runs/{held.name}").replace("&", f"runs/{name}")
     written = written.replace(f"{runs}/", "runs/").replace(f"{HERE}/", "benchmarks/")
     (results / "commands.txt").write_text(written, encoding="utf-8")
     for command in commands:
-        here = [word.replace("@", str(data)).replace("%", str(held)) for word in command]
+        here = [
+            word.replace("@", str(data)).replace("%", str(held)).replace("&", str(run)) for word in command
+        ]
         subprocess.run([sys.executable, *here], check=True)
     shutil.copy(run / "recipe.yaml", results / "recipe.yaml")
     (results / "log.jsonl").write_text("".join(thinned(run / "log.jsonl")), encoding="utf-8")

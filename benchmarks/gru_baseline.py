@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from plait.data.loader import Loader
 from plait.data.prepare import EncodedData, open_data
 from plait.eval.options import Options
 from plait.eval.outputs import scores
+from plait.eval.scores import describe_data, write_scores
 from plait.infer.params import BeamParams
 from plait.log import progress, say
 from plait.nn.config import ModelConfig
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--field", nargs="*", default=(), help="columns, as plait evaluate takes them")
     parser.add_argument("--lang", help="language of the targets, such as zh")
     parser.add_argument("--minutes", type=float, help="in place of the run's own time")
+    parser.add_argument("--out", help="write scores here, as JSON")
     options = parser.parse_args()
     recipe, path = read_recipe(options.run), newest(options.run)
     assert recipe is not None
@@ -61,7 +64,11 @@ def main() -> None:
     hypotheses = translate(model.eval(), tokenizer, config, [TASK.source(one) for one in questions])
     references = [[TASK.references(one)[0] for one in questions]]
     found = scores(TASK.metrics, Options(lang=options.lang), hypotheses=hypotheses, references=references)
-    show_scores("GRU with attention", found)
+    name = "GRU with attention"
+    show_scores(name, found)
+    if options.out:
+        made = [replace(score, task=name, data=describe_data([options.data])) for score in found]
+        write_scores(options.out, "baselines", made)
 
 
 def of_equal_size(config: ModelConfig) -> GRUTranslator:
