@@ -153,7 +153,7 @@ ROWS = {
     "cold": table("classify", "labels", "cold", "csv", "TEXT", "label"),
     "dialog-babi-1": dialogue(1, 200),
     "dialog-babi-2": dialogue(2, 200),
-    "dialog-babi-3": dialogue(3, 1000),
+    "dialog-babi-3": dialogue(3, 1000, "model.context=1024"),
     "dialog-babi-4": dialogue(4, 1000),
     "dialog-babi-5": dialogue(5, 1400, "model.context=1024"),
 }

@@ -108,17 +108,17 @@ def message(role: str, content: str) -> dict[str, str]:
 
 
 def test_history_is_trimmed_by_whole_turns():
-    def encode(messages) -> list[int]:
-        return [0] * sum(len(m["content"]) for m in messages)
+    def size(messages) -> int:
+        return sum(len(m["content"]) for m in messages)
 
     system = message("system", "sss")
     first = [message("user", "u" * 5), message("assistant", "a" * 5)]
     second = [message("user", "v" * 4), message("assistant", "b" * 4)]
     last = [message("user", "w" * 2)]
     whole = [system, *first, *second, *last]
-    assert fit_history(whole, encode, 23) == whole
-    assert fit_history(whole, encode, 22) == [system, *second, *last]
-    assert fit_history(whole, encode, 12) == [system, *last]
-    assert fit_history([*first, *last], encode, 5) == last
+    assert fit_history(whole, size, 23) == whole
+    assert fit_history(whole, size, 22) == [system, *second, *last]
+    assert fit_history(whole, size, 12) == [system, *last]
+    assert fit_history([*first, *last], size, 5) == last
     with pytest.raises(PromptError, match="the message takes 5 tokens, more than the 4 there is room for"):
-        fit_history(whole, encode, 4)
+        fit_history(whole, size, 4)

@@ -147,7 +147,7 @@ def test_middles_are_scored_of_records_and_of_text(model, works, tmp_path):
     words = ("evaluate", model("text", fim=True), "--task", "complete", "--data", data, "--longest", 3)
     works(*words, "--out", out)
     scores = json.loads(out.read_text("utf-8"))["results"]
-    assert [(row["metric"], row["n"]) for row in scores] == [("exact_match", 2), ("chrf", 2)]
+    assert [(row["metric"], row["n"]) for row in scores] == [("verbatim", 2), ("chrf", 2)]
     (question,) = middles([Document("d", "the fox jumps")])
     assert "".join(question.record[part] for part in ("prefix", "middle", "suffix")) == "the fox jumps"
 

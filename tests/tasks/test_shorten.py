@@ -30,9 +30,20 @@ def test_as_much_is_kept_as_fits(capsys):
     found = shortened(documents, text, lambda document: 2 * len(text(document)) + 1, 12)
     assert found[0] is documents[0]
     assert [(document.id, text(document)) for document in found[1:]] == [("b", "abcde"), ("c", "abcde")]
-    assert "texts cut to their first 12 tokens: 2 (first: b)" in capsys.readouterr().err
-    talk = Document("d", "", {"messages": [{"role": "user", "content": "a" * 20}]})
-    assert shortened([talk], text, lambda document: 99, 12) == [talk]
+    assert "texts cut to 12 tokens: 2 (first: b)" in capsys.readouterr().err
+
+
+def test_of_a_conversation_the_oldest_turns_are_forgotten(capsys):
+    def size(document):
+        return sum(len(message["content"]) for message in document.record["messages"])
+
+    said = [("user", "a" * 9), ("assistant", "b"), ("user", "c" * 5), ("assistant", "d"), ("user", "e" * 6)]
+    talk = Document("d", "", {"messages": [{"role": role, "content": text} for role, text in said]})
+    (kept,) = shortened([talk], str, size, 12)
+    assert [message["content"] for message in kept.record["messages"]] == ["ccccc", "d", "eeeeee"]
+    assert "texts cut to 12 tokens: 1 (first: d)" in capsys.readouterr().err
+    with pytest.raises(PromptError, match="d: the message takes 6 tokens, more than the 5"):
+        shortened([talk], str, size, 5)
 
 
 @pytest.mark.parametrize("verb", ["translate", "summarize", "classify"])

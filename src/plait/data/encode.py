@@ -11,6 +11,7 @@ from plait.data.shards import EncodedDocument
 from plait.errors import InputError, ModelError
 from plait.text.bpe_dropout import DroppingEncoder
 from plait.text.document import Document
+from plait.text.fitting import fitting
 from plait.text.tokenizer import Tokenizer
 
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 1 << 20
@@ -133,26 +134,25 @@ def encode_pairs(
     before, after = source_frame(tokenizer)
     ends = [end_of(tokenizer)]
     rooms = (context - len(before + after), context - len(before + ends))
-    if dropping:
-        documents = (one for one in documents for _ in range(1 if one[1] else spellings))
     for batch in _batches(documents):
         pairs = [pair_of(document) or ("", "") for document, _ in batch]
         sides = _encode([side for pair in pairs for side in pair], tokenizer)
-        if dropping:
-            learned = [not held_out for _, held_out in batch for _ in range(2)]
-            texts = (side for pair in pairs for side in pair)
-            sides = [dropping.encode(text) if on else side for text, side, on in zip(texts, sides, learned)]
-        for (document, held_out), (_, words), source, target in zip(batch, pairs, sides[::2], sides[1::2]):
-            if len(source) > rooms[0] or len(target) > rooms[1]:
-                if not truncate:
-                    intake.skip(document.id, f"with a side longer than model.context={context}")
-                    continue
-                intake.truncated += 1
-                source, target = source[: rooms[0]], target[: rooms[1]]
-                words = tokenizer.decode(target)
-            read, written = [*before, *source, *after], [*before, *target, *ends]
-            mask = [0] * len(read) + [1] * len(written)
-            yield EncodedDocument(document.id, read + written, mask, len(words.encode())), held_out
+        for (document, held_out), texts, *plain in zip(batch, pairs, sides[::2], sides[1::2]):
+            if dropping and not held_out:
+                spelled = [[dropping.encode(text) for text in texts] for _ in range(spellings)]
+            else:
+                spelled = [plain]
+            longer = any(len(source) > rooms[0] or len(target) > rooms[1] for source, target in spelled)
+            if longer and not truncate:
+                intake.skip(document.id, f"with a side longer than model.context={context}")
+                continue
+            intake.truncated += longer
+            for source, target in spelled:
+                words = texts[1] if len(target) <= rooms[1] else tokenizer.decode(target[: rooms[1]])
+                read = [*before, *source[: rooms[0]], *after]
+                written = [*before, *target[: rooms[1]], *ends]
+                mask = [0] * len(read) + [1] * len(written)
+                yield EncodedDocument(document.id, read + written, mask, len(words.encode())), held_out
 
 
 def source_frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -179,17 +179,43 @@ def end_of(tokenizer: Tokenizer) -> int:
 
 
 def encode_as_chats(
-    documents: Iterable[tuple[Document, bool]], tokenizer: Tokenizer, intake: Intake
+    documents: Iterable[tuple[Document, bool]],
+    tokenizer: Tokenizer,
+    intake: Intake,
+    *,
+    context: int,
+    truncate: bool = False,
 ) -> Iterator[tuple[EncodedDocument, bool]]:
-    """Pairs for a decoder: a question of the user and the assistant's answer, which carries the loss."""
+    """Pairs for a decoder: a question of the user and the assistant's answer, which carries the loss.
+
+    Args:
+        context: tokens that a pair may have; longer ones are left out.
+        truncate: cut the end of their source instead.
+    """
+
+    def size(source: str, target: str) -> int:
+        # the last token is predicted only
+        return len(tokenizer.encode_chat(_turns(source, target))[0]) - 1
+
+    def shorter(source: str, target: str) -> str:
+        return source[: fitting(lambda end: size(source[:end], target) <= context, len(source))]
 
     def conversations() -> Iterator[tuple[Document, bool]]:
         for document, held_out in documents:
             source, target = pair_of(document) or ("", "")
-            turns = [{"role": "user", "content": source}, {"role": "assistant", "content": target}]
-            yield Document(document.id, "", {"messages": turns}), held_out
+            if size(source, target) > context:
+                if not truncate or size("", target) > context:
+                    intake.skip(document.id, f"longer than model.context={context}")
+                    continue
+                intake.truncated += 1
+                source = shorter(source, target)
+            yield Document(document.id, "", {"messages": _turns(source, target)}), held_out
 
     return encode_conversations(conversations(), tokenizer, intake)
+
+
+def _turns(source: str, target: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": source}, {"role": "assistant", "content": target}]
 
 
 def _answer_bytes(ids: list[int], mask: list[int], tokenizer: Tokenizer) -> int:

@@ -12,6 +12,8 @@ from plait.text.sources import RECORDS, source_of
 def source_in(document: Document) -> str | None:
     """The source of a pair, an instruction with its input, or a question below its context; None: none."""
     record = document.record
+    if "source" in record and "target" in record:  # what else a record holds stands beside the pair
+        return record["source"]
     if "instruction" in record:
         return "\n".join(filter(None, (record["instruction"], record.get("input"))))
     if "question" in record:
@@ -22,8 +24,8 @@ def source_in(document: Document) -> str | None:
 def target_in(document: Document) -> str | None:
     """The target of a pair, the output of an instruction, or the first answer; None: none."""
     record = document.record
-    if "question" in record and "instruction" not in record:
-        return record["answers"][0] if record.get("answers") else None
+    if "question" in record and "answers" in record and "instruction" not in record:
+        return record["answers"][0] if record["answers"] else None
     return record.get("target") or record.get("output", record.get("target"))
 
 

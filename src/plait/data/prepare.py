@@ -192,13 +192,17 @@ class _Job:
             )
         if self.config.kind == "text":
             return encode_texts(sides, self.tokenizer, intake, fim=self.config.fim, seed=self.seed)
-        encode = encode_conversations if self.config.kind == "messages" else encode_as_chats
-        return encode(sides, self.tokenizer, intake)
+        if self.config.kind == "messages":
+            return encode_conversations(sides, self.tokenizer, intake)
+        return encode_as_chats(
+            sides, self.tokenizer, intake, context=self.context, truncate=self.config.truncate
+        )
 
     def _pack(
         self, source: Input, shards: Shards, held: np.ndarray, split: str, intake: Intake
     ) -> dict[str, Any]:
         report: dict[str, Any] = {
+            "kind": self.config.kind,
             "documents": intake.documents,
             "encoded": shards.documents,
             "skipped": dict(intake.skipped),
@@ -278,6 +282,12 @@ def show_report(report: dict[str, Any]) -> None:
             warn(f"{name}: {source['truncated']:,} cut to the model's context, as data.truncate asks")
         if noticed := source.get("elsewhere"):
             warn(f"{name}: {elsewhere_text(noticed['answers'], noticed['first'])}")
+        if source.get("kind") == "messages":
+            torn = sum(
+                source[part]["longer_than_a_row"] for part in ("train", "validation") if part in source
+            )
+            if torn:
+                warn(f"{name}: {torn:,} conversations longer than model.context are learned in pieces")
         for reason, count in source["skipped"].items():
             warn(f"{name}: {count:,} skipped: {reason} (first: {source['examples'][reason]})")
 

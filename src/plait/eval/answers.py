@@ -31,6 +31,16 @@ def exact_match(*, hypotheses: Texts, references: References) -> Score:
     )
 
 
+def verbatim(*, hypotheses: Texts, references: References) -> Score:
+    """Share of texts equal to one of their references to the letter, in percent; spaces at the end aside.
+
+    Raises:
+        InputError: what `check` refuses.
+    """
+    values = verbatim_values(hypotheses=hypotheses, references=references)
+    return mean_score("answers", "verbatim", values, right_or_wrong=True, normalization="none")
+
+
 def squad(*, hypotheses: Texts, references: References, no_answer: bool = False) -> list[Score]:
     """`squad_em` and `squad_f1` in percent (Rajpurkar et al. 2016), the best reference of each question.
 
@@ -67,6 +77,15 @@ def exact_values(*, hypotheses: Texts, references: References) -> list[float]:
     """1 for every answer that equals one of its references, else 0."""
     samples = check(hypotheses, references)
     return [float(normalized(text) in map(normalized, answers)) for text, answers in zip(hypotheses, samples)]
+
+
+def verbatim_values(*, hypotheses: Texts, references: References) -> list[float]:
+    """1 for every text that is one of its references, else 0."""
+    samples = check(hypotheses, references)
+    return [
+        float(text.rstrip() in (answer.rstrip() for answer in answers))
+        for text, answers in zip(hypotheses, samples)
+    ]
 
 
 def squad_values(
@@ -151,6 +170,8 @@ def _squad_f1(text: str, answer: str, no_answer: bool) -> float:
 
 def _cmrc_f1(text: str, answer: str) -> float:
     found, wanted = cmrc_segments(text), cmrc_segments(answer)
+    if not (found or wanted):
+        return 1.0
     return _f1(longest_common(wanted, found), len(found), len(wanted))
 
 

@@ -110,7 +110,7 @@ class Harness(LM):
         if self.engine.encodes:
             return self.engine.encode(bare), tokenizer.encode_plain(continuation)
         prompt = completion_ids(tokenizer, bare)
-        rest = tokenizer.encode_prompt(bare + continuation)[len(prompt) if bare else 0 :]
+        rest = tokenizer.encode_prompt(bare + continuation)[len(prompt) :] if bare else []
         return prompt, rest or tokenizer.encode_plain(continuation)
 
     def _cut(self, prompt: list[int], target: list[int]) -> list[int]:

@@ -39,12 +39,12 @@ def response_accuracy(*, hypotheses: Texts, references: References) -> Score:
 def macro_f1(*, hypotheses: Texts, references: References, labels: Sequence[str] | None = None) -> Score:
     """The unweighted mean of the F1 of each label, in percent, with a bootstrap interval.
 
-    As scikit-learn's `f1_score(average="macro", zero_division=0)` over `labels`.
+    As scikit-learn's `f1_score(average="macro", zero_division=0)`.
 
     Args:
         hypotheses, references: see `plait.eval.inputs.check`, with one reference set.
-        labels: the labels to average over; by default those in the references (scikit-learn adds those that
-            only hypotheses hold, each with an F1 of zero).
+        labels: the labels to average over; by default all that references or hypotheses hold, so that a
+            label nobody asked for counts with an F1 of zero.
 
     Raises:
         InputError: what `check` refuses; several reference sets.
@@ -81,7 +81,7 @@ def f1_statistics(
             f"macro_f1 takes one set of references, not {len(references)}: a sample has one label"
         )
     said, due = list(map(_spaced, hypotheses)), [_spaced(sample[0]) for sample in samples]
-    names = np.array(sorted(set(due)) if labels is None else list(dict.fromkeys(map(_spaced, labels))))
+    names = np.array(sorted({*said, *due}) if labels is None else list(dict.fromkeys(map(_spaced, labels))))
     if not len(names):
         raise InputError("labels is empty; name the labels to average over, or leave it out")
     said_is, due_is = (np.array(texts)[:, None] == names for texts in (said, due))

@@ -117,7 +117,9 @@ def _turn(engine: Engine, messages: list[dict[str, str]], params: SamplingParams
         return engine.tokenizer.encode_chat(kept, add_generation_prompt=True)[0]
 
     most = engine.context if params.max_tokens is None else params.max_tokens
-    kept = fit_history(messages, encode, engine.context - min(most, engine.context // 2))
+    kept = fit_history(
+        messages, lambda some: len(encode(some)), engine.context - min(most, engine.context // 2)
+    )
     if len(kept) < len(messages):
         log.say(f"(the context of {engine.context} tokens is full: the oldest turns are forgotten)")
     answer = ""

@@ -74,8 +74,9 @@ def evaluate(
     names = [task] if isinstance(task, str) else list(task)
     measures = bool(metric or decoding or options != PLAIN)
     _check(
-        names, measures, windows=bool(context or stride), labelled=bool(labels or per_token),
-        shots=shots is not None, truncate=truncate, read=bool(fields) or format != "auto",
+        names, measures, decodes=bool(decoding), windows=bool(context or stride),
+        labelled=bool(labels or per_token), shots=shots is not None, truncate=truncate,
+        read=bool(fields) or format != "auto",
     )  # fmt: skip
     (name,) = names
     harness = name.startswith(PREFIX)
@@ -101,10 +102,14 @@ def evaluate(
         measure = partial(evaluate_harness, tasks, data=folders, limit=limit, shots=shots, batch=batch)
         show = partial(show_scores, digits=4)  # the harness counts from 0 to 1
     else:
+        from plait.eval.outputs import rehearse
         from plait.recipes.evaluate_task import evaluate_named, read_questions
         from plait.tasks.task import find_task
 
-        questions = list(islice(read_questions(find_task(name), data, format, fields), limit))
+        task_of = find_task(name)
+        if metric or name != "answer":  # whose metrics follow the language
+            rehearse(metric or task_of.metrics, options)
+        questions = list(islice(read_questions(task_of, data, format, fields), limit))
         measure = partial(
             evaluate_named, name, questions=questions, metrics=metric, options=options, batch=batch,
             decoding=decoding or {}, labels=labels, per_token=per_token, truncate=truncate,
@@ -128,6 +133,7 @@ def _check(
     names: list[str],
     measures: bool,
     *,
+    decodes: bool,
     windows: bool,
     labelled: bool,
     shots: bool,
@@ -161,6 +167,8 @@ def _check(
         raise ConfigError("perplexity is one measure and decodes nothing; metrics and beams are for a --task")
     if names != [PERPLEXITY] and windows:
         raise ConfigError("--context and --stride are for perplexity; leave them out with a --task")
+    if names == ["classify"] and decodes:
+        raise ConfigError("classify compares labels and searches nothing; leave beams and the like out")
     if names != ["classify"] and labelled:
         raise ConfigError(f"--labels and --per-token are for --task classify, not {names[0]}")
 

@@ -58,7 +58,7 @@ def evaluate_outputs(
     ours_in, theirs_in = _fields(listed(field), [ours, *theirs])
     texts = samples.read_hypotheses(ours, ours_in, theirs)
     sets = samples.read_references(theirs, theirs_in, ours, len(texts))
-    _advise(metrics, options, [text for text in sets[0] if text])
+    advise(metrics, options, [text for text in sets[0] if text])
     data = describe_data([ours, *theirs])
     made = outputs.scores(metrics, options, hypotheses=texts, references=sets)
     scores = [replace(score, data=data) for score in made]
@@ -159,7 +159,8 @@ def _records(rows: list, files: list[str]) -> list[dict]:
     return found
 
 
-def _advise(metrics: list[str], options: Options, references: list[str]) -> None:
+def advise(metrics: Sequence[str], options: Options, references: Sequence[str]) -> None:
+    """Say what would make scores of this language comparable, where an option is missing."""
     words = any(metric == "bleu" or metric.startswith("rouge") for metric in metrics)
     if words and not options.lang and not options.tokenize and looks_cjk(references):
         log.warn("the references look Chinese or Japanese; give --lang zh or --lang ja to tokenize them so")

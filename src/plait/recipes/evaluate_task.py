@@ -18,7 +18,7 @@ from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
 from plait.infer.search import BATCH
 from plait.recipes.apply import made_with, with_remedy
-from plait.recipes.evaluate_outputs import PLAIN, listed
+from plait.recipes.evaluate_outputs import PLAIN, advise, listed
 from plait.tasks import answer as qa
 from plait.tasks import classify, complete
 from plait.tasks.task import Task, answer, check, find_task, room_of
@@ -78,7 +78,7 @@ def evaluate_task(
 ) -> tuple[list[Score], list[str]]:
     """Scores of a model's best answers, and the answers.
 
-    Where a task has groups, each metric is told of each group, and their mean as `metric (mean of groups)`.
+    Where a task has groups, each metric is told of each group, and their mean as `metric, mean of 20 groups`.
 
     Args:
         truncate: read the beginning of a text that does not fit the model's context, in place of an error.
@@ -214,6 +214,9 @@ def _scores(
     hypotheses: list[str],
     references: list[list[str]],
 ) -> Iterator[Score]:
+    metrics = outputs.expand(metrics, options)
+    advise(metrics, options, [answers[0] for answers in references])
+
     def of(places: Sequence[int]) -> list[Score]:
         chosen = [references[place] for place in places]
         sets = [

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 
 from plait.data.notice import answer_elsewhere
-from plait.data.pairs import source_in, target_in
+from plait.data.pairs import found_in, source_in, target_in
 from plait.errors import InputError, PromptError
 from plait.eval.language import primary
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, SamplingParams
 from plait.tasks.retrieve import Index, Passage
-from plait.tasks.shorten import fitting
 from plait.tasks.task import Task, prompt_of, room_of
 from plait.text.document import Document
+from plait.text.fitting import fitting
 
 PASSAGES = 3  # of the documents, for each question
 
@@ -57,9 +57,17 @@ def question_of(document: Document) -> str:
 
 
 def answers_of(document: Document) -> list[str]:
-    """Every right answer; none where the context holds none (SQuAD 2.0)."""
+    """Every right answer; an empty one where `answers` is there and empty (SQuAD 2.0).
+
+    Raises:
+        InputError: a record without answers.
+    """
     target = target_in(document)
-    return document.record.get("answers") or ["" if target is None else target]
+    if target is None and "answers" not in document.record:
+        raise InputError(
+            f"{document.id} holds {found_in(document)}; `answers` are needed to score it, and may be empty"
+        )
+    return document.record.get("answers") or [target or ""]
 
 
 def metrics_for(lang: str | None) -> tuple[str, ...]:

@@ -11,15 +11,15 @@ DECODING = {"temperature": 0.7}  # where the user asks for nothing else
 
 
 def fit_history(
-    messages: Sequence[Message], encode: Callable[[list[Message]], list[int]], room: int
+    messages: Sequence[Message], size: Callable[[list[Message]], int], room: int
 ) -> list[Message]:
     """Forget the oldest turns until the rest fits.
 
     A turn is a user's message with the answers to it; system messages and the last turn are always kept.
 
     Args:
-        encode: a conversation's tokens, as the model will read them.
-        room: tokens they may take.
+        size: how many tokens a conversation takes, as the model will read it.
+        room: tokens it may take.
 
     Raises:
         PromptError: even the system messages and the last turn are longer than that.
@@ -34,7 +34,7 @@ def fit_history(
         turns[-1].append(message)
     for first in range(max(len(turns), 1)):
         kept = [*system, *(message for turn in turns[first:] for message in turn)]
-        size = len(encode(kept))
-        if size <= room:
+        taken = size(kept)
+        if taken <= room:
             return kept
-    raise PromptError(f"the message takes {size} tokens, more than the {room} there is room for; shorten it")
+    raise PromptError(f"the message takes {taken} tokens, more than the {room} there is room for; shorten it")

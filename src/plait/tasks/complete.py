@@ -8,7 +8,6 @@ from plait.data.fim import before_middle, cut
 from plait.errors import InputError, ModelError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, SamplingParams
-from plait.infer.prompts import begin_id
 from plait.tasks.task import Task
 from plait.text.document import Document
 
@@ -46,9 +45,8 @@ def completion_prompt(engine: Engine, document: Document) -> list[int]:
     try:
         if "suffix" in record:
             prefix, suffix = (tokenizer.encode_plain(record.get(side) or "") for side in ("prefix", "suffix"))
-            start = begin_id(tokenizer)
-            prompt = before_middle(prefix, suffix, tokenizer)
-            prompt = prompt if start is None else [start, *prompt]
+            start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]  # as in training
+            prompt = [*start, *before_middle(prefix, suffix, tokenizer)]
         elif "prefix" in record:
             prompt = engine.encode(record["prefix"])
         else:
@@ -90,4 +88,4 @@ def prefix_of(document: Document) -> str:
     return document.record.get("prefix") or ""
 
 
-TASK = Task("complete", BeamParams(beams=1), ("exact_match", "chrf"), prefix_of, middle_of, questions=middles)
+TASK = Task("complete", BeamParams(beams=1), ("verbatim", "chrf"), prefix_of, middle_of, questions=middles)

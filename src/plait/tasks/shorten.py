@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from plait import log
+from plait.errors import PromptError
+from plait.tasks.chat import Message, fit_history
 from plait.text.document import Document
+from plait.text.fitting import fitting
 
 
 def shortened(
@@ -17,30 +20,33 @@ def shortened(
     """The documents, each with as much of its text as fits, and a warning that says how many were cut.
 
     Args:
-        source: the text of a document; conversations have none, and are left as they are.
+        source: the text of a document; of conversations the oldest turns are forgotten instead.
         size: tokens of the prompt that a document makes.
         room: tokens that a prompt may have.
+
+    Raises:
+        PromptError: a conversation whose last turn is longer than that.
     """
     cut: list[str] = []
 
     def short(document: Document) -> Document:
-        if document.record.get("messages") or size(document) <= room:
+        if size(document) <= room:
             return document
         cut.append(document.id)
+        if messages := document.record.get("messages"):
+            try:
+                return _with(document, fit_history(messages, lambda some: size(_with(document, some)), room))
+            except PromptError as error:
+                raise PromptError(f"{document.id}: {error}") from None
         text = source(document)
         end = fitting(lambda end: size(Document(document.id, text[:end])) <= room, len(text))
         return Document(document.id, text[:end])
 
     shorter = [short(document) for document in documents]
     if cut:
-        log.warn(f"texts cut to their first {room:,} tokens: {len(cut):,} (first: {cut[0]})")
+        log.warn(f"texts cut to {room:,} tokens: {len(cut):,} (first: {cut[0]})")
     return shorter
 
 
-def fitting(fits: Callable[[int], bool], most: int) -> int:
-    """The largest number up to `most` that fits, 0 if none does; what fits must not grow again."""
-    low, high = 0, most
-    while low < high:
-        middle = high if high == most else (low + high + 1) // 2  # all of it fits as a rule
-        low, high = (middle, high) if fits(middle) else (low, middle - 1)
-    return low
+def _with(document: Document, messages: list[Message]) -> Document:
+    return Document(document.id, "", document.record | {"messages": messages})

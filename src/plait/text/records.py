@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,8 @@ def _renamed(row: Mapping[Any, Any], place: str, fields: Fields) -> dict[str, An
 def _string(value: Any, name: str, place: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
+    if name == "target" and isinstance(value, int):  # a label
+        return json.dumps(value)
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return "\n".join(value)
     raise InputError(
