@@ -130,6 +130,23 @@ def test_a_question_stands_below_its_context_and_an_instruction_above_its_input(
     assert pair_of(Document("a", record=task)) == ("Add.\n1 1", "2")
     assert pair_of(Document("a", record={"prompt": "p", "output": "o"})) == ("p", "o")
     assert pair_of(Document("a", record={"question": "Who?", "answers": []})) is None
+    # a pair that is named is the pair, whatever stands beside it
+    named = {"instruction": "translate", "question": "Who?", "source": "Ann is here.", "target": "yes"}
+    assert pair_of(Document("a", record=named)) == ("Ann is here.", "yes")
+    assert pair_of(Document("a", record={"question": "Who?", "context": "c", "target": "Ann"})) == (
+        "c\nWho?",
+        "Ann",
+    )
+    beside = {"question": "Who?", "answers": ["Ann"], "source": "a wiki"}
+    assert pair_of(Document("a", record=beside)) == ("Who?", "Ann")
+
+
+def test_a_label_may_be_a_number(tmp_path, tokenizer):
+    rows = json_lines({"text": "good" if n % 2 else "bad", "label": n % 2} for n in range(30))
+    given = {"pairs": write(tmp_path / "a.jsonl", rows), "fields": {"source": "text", "target": "label"}}
+    data = prepared(tmp_path, tokenizer, given)
+    assert set(stored(data.train[0], tokenizer)) == {("good", "1"), ("bad", "0")}
+    assert data.labels == ["0", "1"]
     assert pair_of(Document("a", "running text")) is None
 
 
@@ -198,6 +215,45 @@ def test_pairs_longer_than_the_context_are_skipped_or_cut(tmp_path, tokenizer, t
         assert stored(data.train[0], tokenizer) == [pairs[0], pairs[3]]
         assert report["skipped"] == {"with a side longer than model.context=40": 2}
         assert "2 skipped: with a side longer than model.context=40 (first: " in said
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_a_decoders_pairs_are_never_torn(tmp_path, tokenizer, truncate, capsys):
+    ends = len(
+        tokenizer.encode_chat([{"role": "user", "content": ""}, {"role": "assistant", "content": ""}])[0]
+    )
+    room = 64 - ends + 1  # the last token is predicted only
+    pairs = [
+        ("s" * (room - 3), "fit"),
+        ("汉" * room, "cut"),
+        ("s", "t" * (room + 1)),
+        ("many" * 9, "more"),
+    ] * 3
+    given = {"pairs": two_files(tmp_path, pairs), "truncate": truncate}
+    data = prepared(tmp_path, tokenizer, given, context=64, start_id=None)
+    report, said = data.report["sources"]["pairs"], capsys.readouterr().err
+    shards = data.train[0].shards
+    texts = [
+        tokenizer.decode(shards.read(number).tolist(), skip_special=True)
+        for number in range(shards.documents)
+    ]
+    short = ["s" * (room - 3) + "fit", "many" * 9 + "more"]
+    assert set(texts) == {*short, "汉" * ((room - 3) // 3) + "cut"} if truncate else {*short}
+    assert max(len(shards.read(number)) for number in range(shards.documents)) == 64 + 1
+    assert report["skipped"] == {"longer than model.context=64": 3 if truncate else 6}
+    assert report["truncated"] == (3 if truncate else 0)
+    assert f"{3 if truncate else 6} skipped: longer than model.context=64 (first: " in said
+
+
+def test_conversations_longer_than_a_row_are_told(tmp_path, tokenizer, capsys):
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b" * 99}]
+    short = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    rows = [{"messages": talk}, *({"messages": short} for _ in range(30))]
+    given = {"messages": write(tmp_path / "a.jsonl", json_lines(rows)), "validation": 0}
+    prepared(tmp_path, tokenizer, given, context=64, start_id=None)
+    assert (
+        "messages: 1 conversations longer than model.context are learned in pieces" in capsys.readouterr().err
+    )
 
 
 def test_pairs_that_are_all_too_long_are_refused(tmp_path, tokenizer):

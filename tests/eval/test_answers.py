@@ -18,6 +18,7 @@ from plait.eval.answers import (
     squad,
     squad_normalized,
     squad_values,
+    verbatim,
 )  # fmt: skip
 
 
@@ -67,6 +68,8 @@ def test_cmrc_by_hand():
     assert values["cmrc_em"] == [0.0, 1.0, 0.0, 0.0]
     # 盛大游戏运营: 6 common, 7 found, 6 wanted. 1999 年 against 1999 年 5 月: 2 common, 2 found, 4 wanted
     assert values["cmrc_f1"] == [pytest.approx(12 / 13), 1.0, pytest.approx(2 / 3), 0.0]
+    nothing = cmrc_values(hypotheses=["", "x"], references=[["", ""]])
+    assert nothing == {"cmrc_em": [1.0, 0.0], "cmrc_f1": [1.0, 0.0]}
     em, f1 = cmrc(hypotheses=["踢爆"], references=[["踢爆！"]])
     assert (em.value, f1.value) == (100.0, 100.0)
 
@@ -94,3 +97,9 @@ def test_exact_match_lower_cases_and_drops_a_final_full_stop():
         hypotheses=["Yes.", "no", "maybe"], references=[["yes", "No.", "no"], ["x", "y", "z"]]
     )
     assert (score.value, score.n) == (pytest.approx(200 / 3), 3)
+
+
+def test_verbatim_is_to_the_letter():
+    said = ["  return x\n", "  return X\n", "return x"]
+    score = verbatim(hypotheses=said, references=[["  return x", "  return x", "return x."]])
+    assert (score.value, score.n) == (pytest.approx(100 / 3), 3)

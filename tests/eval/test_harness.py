@@ -16,6 +16,7 @@ from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder
 from plait.nn.encoder_decoder import EncoderDecoder
 from plait.nn.initialize import initialize
+from plait.text.tokenizer import Tokenizer
 from plait.text.train_tokenizer import train
 
 pytest.importorskip("lm_eval")
@@ -188,6 +189,29 @@ def test_data_that_are_not_there_are_named(folder, directory, tmp_path, capsys):
     assert "the data of lm_eval:capitals cannot be read: Unable to find" in capsys.readouterr().err
     assert command([*words, "lm_eval:wrong"]) == 2
     assert "lm_eval:wrong cannot be read: 'towns' is undefined" in capsys.readouterr().err
+
+
+def test_without_a_context_what_begins_a_text_is_no_part_of_its_continuation(directory):
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import processors
+
+    from plait.eval.harness import Harness
+
+    engine = Engine(directory)
+    backend = Backend.from_str((directory / "tokenizer.json").read_text(encoding="utf-8"))
+    end = engine.tokenizer.eos_id
+    assert end is not None
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|end|> $A", special_tokens=[("<|end|>", end)]
+    )
+    named = {"bos_token": "<|end|>", "eos_token": "<|end|>"}
+    engine.tokenizer = Tokenizer(backend.to_str(), named)
+    plain = engine.tokenizer.encode_plain("the cat")
+    assert engine.tokenizer.encode_prompt("the cat") == [end, *plain]
+    assert Harness(engine)._pair("", "the cat") == ([end], plain)
+    prompt, target = Harness(engine)._pair("the", " cat")
+    assert prompt[0] == end
+    assert prompt[1:] + target == engine.tokenizer.encode_plain("the cat")
 
 
 def test_generation_settings():

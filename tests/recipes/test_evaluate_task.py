@@ -108,6 +108,11 @@ def test_the_mean_of_groups_counts_each_the_same(tiny_pairs, tmp_path, says):
     scores = rows(evaluate(tiny_pairs, task="babi", data=paths))
     assert scores["accuracy"] == pytest.approx(200 / 3)
     assert scores["accuracy, mean of 2 groups"] == 50.0
+    # a name that stands for several metrics shifts none of the others
+    says(["home", "tired", "nowhere"])
+    scores = rows(evaluate(tiny_pairs, task="babi", data=paths, metric=["rouge", "accuracy", "accuracy"]))
+    assert scores["accuracy, mean of 2 groups"] == 50.0
+    assert scores["rougeL, mean of 2 groups"] == 50.0
 
 
 def test_each_response_of_a_dialogue_is_asked_for(tiny_pairs, tmp_path, says):
@@ -135,6 +140,11 @@ def test_what_cannot_be_measured_is_refused(tiny_pairs, tiny_model, two_files, t
     refused(ConfigError, "perplexity is one measure", tiny_model, task="perplexity", metric=["bleu"])
     refused(ConfigError, "perplexity is one measure", tiny_model, task="perplexity", decoding={"beams": 2})
     refused(ConfigError, "--context and --stride are for perplexity", context=8)
+    # before a model is so much as looked for
+    refused(ConfigError, "metric 'blue' is unknown; did you mean 'bleu'", "nowhere", metric=["blue"])
+    refused(
+        ConfigError, "--lang is for bleu and rouge", "nowhere", metric=["chrf"], options=Options(lang="zh")
+    )
     text = tmp_path / "a.txt"
     text.write_text("running text\n", encoding="utf-8")
     refused(InputError, "a.txt#1 holds text; a source and a target are needed to score it", data=text)

@@ -142,6 +142,9 @@ def test_bad_input_is_one_line(model, reader, refuses, tmp_path):
     (tmp_path / "q.jsonl").write_text('{"question": " ", "context": "c"}\n', "utf-8")
     message = refuses("answer", reader, "--input", tmp_path / "q.jsonl")
     assert "q.jsonl#1 holds an empty question; a question is needed" in message
+    (tmp_path / "a.csv").write_text("context,question,answer\nc,who?,Ann\n", "utf-8")
+    message = refuses("evaluate", reader, "--task", "answer", "--data", tmp_path / "a.csv")
+    assert "a.csv#1 holds answer, context, question; `answers` are needed to score it" in message
     assert "'nowhere' does not exist" in refuses("answer", reader, "x?", "--documents", "nowhere")
     (tmp_path / "folder").mkdir()
     message = refuses("answer", reader, "x?", "--documents", tmp_path / "folder")

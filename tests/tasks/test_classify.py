@@ -146,6 +146,7 @@ def test_bad_input_is_one_line(model, reader, refuses, tmp_path):
     assert "takes 201 tokens and its longest answer 2, more than the model's context of 128" in refuses(
         "classify", reader, "x" * 200, "--labels", "a", "b"
     )
+    assert "classify compares labels and searches nothing" in refuses(*evaluate, "--beams", 4)
     assert "--labels and --per-token are for --task classify, not answer" in refuses(
         "evaluate", reader, "--task", "answer", "--data", data, "--per-token"
     )
