@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 
 import pytest
@@ -143,7 +144,8 @@ def test_records_become_records_with_scores(tiny_pairs, tmp_path):
     assert rows[0]["target"] == "eins"
     assert (rows[0]["id"], rows[2]["id"]) == ("mine", f"{path}#2")
     assert rows[0]["score"] >= rows[1]["score"]
-    assert rows[0]["made_with"] == "model:tiny-pairs|dtype:float32|beams:3|max_tokens:6|n:2"
+    made_with = r"model:tiny-pairs@[0-9a-f]{8}\|dtype:float32\|beams:3\|max_tokens:6\|n:2"
+    assert re.fullmatch(made_with, rows[0]["made_with"])
     before = out.read_bytes()
     translate(tiny_pairs, input=path, output=out, decoding={"n": 2})  # all of it is there
     assert out.read_bytes() == before

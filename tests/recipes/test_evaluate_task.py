@@ -59,9 +59,10 @@ def test_the_scores_are_those_of_the_same_outputs_in_a_file(tiny_pairs, two_file
     assert rows(made) == pytest.approx(rows(again))
     for score, other in zip(made, again):
         assert score.interval == pytest.approx(other.interval)
-        assert score.signature.startswith(other.signature + "|model:tiny-pairs|dtype:float32|plait:")
+        assert score.signature.startswith(other.signature + "|model:tiny-pairs@")
+        assert "|dtype:float32|plait:" in score.signature
         assert score.decoding == "beams:2|max_tokens:8"
-        assert [data["path"] for data in score.data] == [str(source)]
+        assert [data["path"] for data in score.data] == [str(source), str(target)]
         assert (score.task, score.n) == ("translate", 3)
 
 
@@ -128,6 +129,7 @@ def test_only_the_first_are_asked(tiny_pairs, two_files, says):
     says(TARGETS[:2])
     scores = evaluate(tiny_pairs, task="translate", data=two_files, limit=2)
     assert (scores[0].n, scores[0].value) == (2, pytest.approx(100))
+    assert scores[0].signature.endswith("|limit:2")
 
 
 def test_what_cannot_be_measured_is_refused(tiny_pairs, tiny_model, two_files, tmp_path):

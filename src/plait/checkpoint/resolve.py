@@ -12,6 +12,7 @@ from plait.errors import ModelError, did_you_mean
 
 CHECKPOINTS, STATE, AVERAGE = "checkpoints", "state/state.json", "average"
 CHOICES = ("best", "average")
+DIGESTED = 1 << 20  # bytes at either end of a file of weights
 
 
 def resolve(model: str | Path) -> Path:
@@ -72,6 +73,17 @@ def named(model: str | Path, directory: Path) -> tuple[str, str]:
     steps = [part for part in directory.resolve().parts if part.startswith("step-")]
     inside = [*steps[-1:], *([AVERAGE] if directory.name == AVERAGE else [])]
     return name, "/".join([name, *(part for part in inside if part != name)])
+
+
+def weights_digest(directory: Path) -> str:
+    """Eight hex digits that tell weights of one name apart: of the sizes and both ends of their files."""
+    digest = hashlib.sha256()
+    for path in sorted(directory.glob("model*.safetensors")):
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            ends = file.read(DIGESTED), (file.seek(max(size - DIGESTED, 0)), file.read(DIGESTED))[1]
+        digest.update(b"%d/" % size + b"".join(ends))
+    return digest.hexdigest()[:8]
 
 
 def _hint(path: Path) -> str:

@@ -46,7 +46,7 @@ class Engine:
 
     Attributes:
         name: the last part of the path; "model" for a `Decoder`.
-        version: the name with the checkpoint of a run that was opened.
+        version: the name with the checkpoint of a run that was opened, and a digest of its weights.
         context: positions the model has: prompt and answer share them; of an encoder-decoder each has them.
         dtype: of its weights, such as `float32`.
         encodes: whether the model is an encoder-decoder: a prompt is a source, what it writes a target.
@@ -70,13 +70,14 @@ class Engine:
         self.labels: list[str] = []
         if not isinstance(model, Decoder):
             from plait.checkpoint.directory import load
-            from plait.checkpoint.resolve import named, resolve
+            from plait.checkpoint.resolve import named, resolve, weights_digest
 
             directory = resolve(model)
             decoder, loaded = load(directory)
             self.recommended, self.learned = recommended(directory), learned_from(directory)
             self.labels = labels_from(directory)
-            self.name, self.version = named(model, directory)
+            self.name, version = named(model, directory)
+            self.version = f"{version}@{weights_digest(directory)}"
             tokenizer = tokenizer or loaded
             device = device or "cpu"
         else:

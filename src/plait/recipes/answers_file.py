@@ -115,10 +115,10 @@ def _results(output: str | Path | None) -> Iterator[TextIO]:
 
 
 def _head(document: Document) -> dict[str, Any]:
-    """What identifies a prompt in the output: everything its line held."""
+    """What identifies a prompt in the output: everything its line held, our own names as `input_NAME`."""
     text = {"prompt": document.text} if document.text and "prompt" not in document.record else {}
     head = {"id": document.id} | text | document.record
-    return {key: value for key, value in head.items() if key not in MADE}
+    return {f"input_{key}" if key in MADE else key: value for key, value in head.items()}
 
 
 def _finished(path: Path, heads: list[dict[str, Any]], n: int, made_with: str) -> int:

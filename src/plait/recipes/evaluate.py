@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from plait import __version__, log
+from plait.data.pairs import aligned
 from plait.errors import ConfigError, InputError, ModelError, did_you_mean
 from plait.eval.options import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature, write_scores
@@ -119,6 +121,8 @@ def evaluate(
 
     engine = Engine(model, device=device, dtype=dtype)
     scores = measure(engine=engine)
+    if name in TASKS:
+        scores = [_with_settings(score, listed(data), limit=limit, truncate=truncate) for score in scores]
     if out is not None:
         write_scores(out, str(model), scores)
         log.say(f"wrote {out}")
@@ -127,6 +131,16 @@ def evaluate(
     else:
         show(engine.name, scores)
     return scores
+
+
+def _with_settings(score: Score, data: list[str], **settings: Any) -> Score:
+    """A task's score with what of the data was read; of two aligned files questions name the first only."""
+    asked = signature(**{name: value for name, value in settings.items() if value})
+    return replace(
+        score,
+        data=describe_data(data) if aligned(data) else score.data,
+        signature="|".join(filter(None, (score.signature, asked))),
+    )
 
 
 def _check(

@@ -189,7 +189,7 @@ def _made(
 ) -> list[Score]:
     """Scores with all they depend on."""
     made = made_with(engine, f"plait:{__version__}")
-    data = describe_data(question.id.partition("#")[0] for question in questions)
+    data = describe_data(question.id.rpartition("#")[0] for question in questions)
     return [
         replace(score, task=task.name, data=data, decoding=how, signature=f"{score.signature}|{made}")
         for score in scores
