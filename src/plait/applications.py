@@ -88,7 +88,10 @@ def answer(
         for document, context in zip(asked, contexts)
     ]
     found = best(engine, [question.prompt for question in made], params, batch=batch)
-    return [Answer(some[0][0] if some else "", question.citations) for some, question in zip(found, made)]
+    return [
+        Answer(some[0][0] if some else "", question.citations, question.cut)
+        for some, question in zip(found, made)
+    ]
 
 
 def classify(

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from plait.checkpoint.directory import load_model, save, weights_of
-from plait.checkpoint.resolve import resolve
+from plait.checkpoint.resolve import resolve, weights_digest
 from plait.checkpoint.run import save_checkpoint
 from plait.errors import ModelError
 from plait.nn.config import ModelConfig
@@ -83,3 +83,12 @@ def test_a_run_without_a_checkpoint_and_without_a_loss(tmp_path):
 def test_a_directory_with_a_colon_in_its_name_is_itself(tmp_path):
     save(Decoder(CONFIG), None, tmp_path / "model:best")
     assert resolve(tmp_path / "model:best") == tmp_path / "model:best"
+
+
+def test_weights_of_one_name_are_told_apart(tmp_path):
+    for name in "ab":
+        save(Decoder(CONFIG), None, tmp_path / name)
+    first = weights_digest(tmp_path / "a")
+    assert re.fullmatch("[0-9a-f]{8}", first)
+    assert first == weights_digest(tmp_path / "a")
+    assert first != weights_digest(tmp_path / "b"), "weights are drawn anew"

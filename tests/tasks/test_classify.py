@@ -92,13 +92,14 @@ def test_one_text_and_a_file_that_goes_on_where_it_stopped(reader, works, tmp_pa
     assert [line.split("\t")[0] for line in shown] != []
     assert sum(float(line.split("\t")[1]) for line in shown) == pytest.approx(1, abs=1e-3)
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    rows = [{"text": "a", "label": "good"}, {"source": "好的", "n": 2}, {"text": "c"}]
+    rows = [{"text": "a", "label": "good"}, {"source": "好的", "n": 2}, {"text": "c", "score": 0.5}]
     source.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = ("classify", reader, "--labels", *LABELS, "--input", source, "--output")
     works(*words, out)
     made = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
     assert [row["prediction"] in LABELS for row in made] == [True] * 3
-    assert (made[0]["label"], made[1]["n"]) == ("good", 2)  # the records are kept as they were
+    # the records are kept as they were, a column that has our name under another
+    assert (made[0]["label"], made[1]["n"], made[2]["input_score"]) == ("good", 2, 0.5)
     whole = out.read_text(encoding="utf-8")
     out.write_text(whole.splitlines(keepends=True)[0], encoding="utf-8")
     works(*words, out)

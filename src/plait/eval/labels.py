@@ -26,16 +26,6 @@ def accuracy(*, hypotheses: Texts, references: References) -> Score:
     return mean_score("labels", "accuracy", values, right_or_wrong=True, spaces="single")
 
 
-def response_accuracy(*, hypotheses: Texts, references: References) -> Score:
-    """Per-response accuracy of dialogues (Bordes et al. 2017): the share of turns equal to their reference.
-
-    Raises:
-        InputError: what `plait.eval.inputs.check` refuses.
-    """
-    values = right_values(hypotheses=hypotheses, references=references)
-    return mean_score("labels", "response_accuracy", values, right_or_wrong=True, spaces="single")
-
-
 def macro_f1(*, hypotheses: Texts, references: References, labels: Sequence[str] | None = None) -> Score:
     """The unweighted mean of the F1 of each label, in percent, with a bootstrap interval.
 

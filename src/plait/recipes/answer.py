@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from plait.errors import ConfigError
 from plait.recipes.answers_file import Made
-from plait.recipes.apply import Application, made_with, read_request, respond, searched, shown
+from plait.recipes.apply import (
+    Application,
+    check_lines,
+    made_with,
+    read_request,
+    respond,
+    searched,
+    shown,
+)  # fmt: skip
 from plait.text.document import Document
 
 if TYPE_CHECKING:
@@ -61,6 +69,7 @@ def answer(
 
     index = index_of(documents) if documents else None
     params = task.TASK.decoding_with(decoding)
+    check_lines(request, params.n)
     engine = Engine(model, device=device, dtype=dtype)
 
     def check(records: Sequence[Document]) -> list[task.Question]:

@@ -98,6 +98,12 @@ def read_request(
     return Request(text, input, output, batch, documents)
 
 
+def check_lines(request: Request, each: int) -> None:
+    """Refuse several answers to each text where a line has room for one; raises ConfigError."""
+    if each > 1 and request.output is not None and Path(request.output).suffix != ".jsonl":
+        raise ConfigError(f"{each} answers do not fit into one line; name an --output in .jsonl")
+
+
 def respond(request: Request, application: Application) -> None:
     """Answer a request.
 
@@ -148,6 +154,7 @@ def apply_task(
 
     task = find_task(name)
     params = task.decoding_with(decoding)
+    check_lines(request, params.n)
     engine = Engine(model, device=device, dtype=dtype)
     room = room_of(engine, params) if truncate else None
     application = Application(
@@ -182,7 +189,13 @@ def searched(engine: Engine, prompts: list[list[int]], params: BeamParams, batch
     from plait.tasks.task import answer
 
     found = answer(engine, prompts, params, batch=batch)
-    return [[{"completion": text, "score": round(one.score, 6)} for text, one in some] for some in found]
+    return [
+        [
+            {"completion": text, "finish_reason": one.finish_reason, "score": round(one.score, 6)}
+            for text, one in some
+        ]
+        for some in found
+    ]
 
 
 def shown(rows: Made) -> str:
@@ -233,8 +246,6 @@ def _file(request: Request, application: Application) -> None:
         _print_lines(application, request.documents, 8 * request.batch)
         return
     plain = target.suffix != ".jsonl"
-    if plain and application.each > 1:
-        raise ConfigError(f"{application.each} answers do not fit into one line; name an --output in .jsonl")
     rows = target.with_name(target.name + PARTIAL) if plain else target
     write_answers(
         rows, request.documents, _answers(application, request.documents), each=application.each,

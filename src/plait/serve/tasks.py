@@ -12,7 +12,7 @@ from plait.serve.inputs import whole_characters
 from plait.serve.problems import ApiError
 from plait.serve.requests import LabelsAsked, SearchAsked
 from plait.serve.worker import TURN, Stream
-from plait.tasks.classify import classify, labels_of, questions_of
+from plait.tasks.classify import classify, label_ids, labels_of, question_of
 from plait.tasks.task import answer, check, converses, find_task
 from plait.text.document import Document
 
@@ -138,7 +138,8 @@ def _classified(
     engine: Engine, name: str, asked: LabelsAsked, documents: list[Document]
 ) -> tuple[TaskReply, Work]:
     labels = _labels(engine, asked.labels)
-    questions = _each(documents, lambda document: questions_of(engine, [document], labels)[0])
+    ids = label_ids(engine, labels)
+    questions = _each(documents, lambda document: question_of(engine, document, ids))
 
     def some(numbers: list[int]) -> list[Result]:
         found = classify(engine, [questions[number] for number in numbers], labels)

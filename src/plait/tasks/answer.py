@@ -22,10 +22,16 @@ PASSAGES = 3  # of the documents, for each question
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says to a question, and the passages (`file#number`) it could read."""
+    """What a model says to a question.
+
+    Attributes:
+        citations: the passages (`file#number`) it could read.
+        cut: whether it could read only the beginning of its context.
+    """
 
     text: str
     citations: list[str] = field(default_factory=list)
+    cut: bool = False
 
 
 @dataclass(frozen=True)

@@ -79,28 +79,46 @@ def questions_of(
     Raises:
         PromptError: a text that does not fit the model's context, by its id.
     """
-    tokenizer = engine.tokenizer
-    running = not engine.encodes and not converses(engine)
-    end = next(iter(tokenizer.stop_ids), None) if tokenizer.eos_id is None else tokenizer.eos_id
-    ends = [] if running or end is None else [end]
-    answers = [[*tokenizer.encode_plain(label), *ends] for label in labels]
-
-    def prompt_of(document: Document) -> list[int]:
-        text = source_of(document)
-        return engine.encode(text) if engine.encodes or running else spoken_ids(engine, document, source_of)
-
+    answers = label_ids(engine, labels)
     if truncate:
         longest = 0 if engine.encodes else max(map(len, answers)) - 1
-        documents = shortened(documents, source_of, lambda one: len(prompt_of(one)), engine.context - longest)
-    questions = []
-    for document in documents:
-        try:
-            prompt = prompt_of(document)
-            check(engine, prompt, answers)
-        except PromptError as error:
-            raise PromptError(f"{document.id}: {error}") from None
-        questions.append((prompt, answers))
-    return questions
+        room = engine.context - longest
+        documents = shortened(documents, source_of, lambda one: len(_prompt_of(engine, one)), room)
+    return [question_of(engine, document, answers) for document in documents]
+
+
+def label_ids(engine: Engine, labels: Sequence[str]) -> list[list[int]]:
+    """The tokens of each label, and the end where a model has learned to write one."""
+    tokenizer = engine.tokenizer
+    end = next(iter(tokenizer.stop_ids), None) if tokenizer.eos_id is None else tokenizer.eos_id
+    ends = [] if _continues(engine) or end is None else [end]
+    return [[*tokenizer.encode_plain(label), *ends] for label in labels]
+
+
+def question_of(engine: Engine, document: Document, answers: list[list[int]]) -> Question:
+    """The tokens of a text with those of `label_ids`.
+
+    Raises:
+        PromptError: a text that does not fit the model's context, by its id.
+    """
+    try:
+        prompt = _prompt_of(engine, document)
+        check(engine, prompt, answers)
+    except PromptError as error:
+        raise PromptError(f"{document.id}: {error}") from None
+    return prompt, answers
+
+
+def _prompt_of(engine: Engine, document: Document) -> list[int]:
+    text = source_of(document)
+    if engine.encodes or _continues(engine):
+        return engine.encode(text)
+    return spoken_ids(engine, document, source_of)
+
+
+def _continues(engine: Engine) -> bool:
+    """Whether labels continue a text, which is then neither read by an encoder nor said by a user."""
+    return not engine.encodes and not converses(engine)
 
 
 def classify(
