@@ -12,8 +12,13 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+import plait
 from plait.infer.engine import Engine
+from plait.nn.config import ModelConfig
+from plait.nn.decoder import Decoder
+from plait.nn.initialize import initialize
 from plait.serve.app import Limits
+from plait.text.train_tokenizer import train
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
 
@@ -109,6 +114,29 @@ def test_errors_of_a_request_name_the_field(client: httpx.Client):
     assert (
         error_of(unknown_token, 400)["message"] == "prompt: there is no token 99999 in the vocabulary of 261"
     )
+
+
+def test_a_completion_fills_in_what_lies_before_a_suffix(start: Callable, client: httpx.Client, pairs):
+    tokenizer = train(["x"], kind="byte", fim=True)
+    decoder = Decoder(ModelConfig(vocab=tokenizer.vocab_size, width=32, layers=2, heads=4, context=64))
+    initialize(decoder, 3)
+    engine = Engine(decoder, tokenizer)
+    body = {"model": "model", "prompt": ["def f(", "春"], "suffix": "):", "max_tokens": 6, "temperature": 0}
+    with start(engine) as other, httpx.Client(base_url=other.url, timeout=30) as asks:
+        made = asks.post("/v1/completions", json=body).json()
+        plain = asks.post("/v1/completions", json=body | {"suffix": ""}).json()
+        ids = asks.post("/v1/completions", json=body | {"prompt": tokenizer.encode_plain("def f(")}).json()
+    texts = [choice["text"] for choice in made["choices"]]
+    wanted = plait.complete(engine, body["prompt"], ["):", "):"], max_tokens=6)
+    assert texts == wanted
+    assert [choice["text"] for choice in plain["choices"]] != texts
+    assert ids["choices"][0]["text"] == texts[0]
+    error = error_of(client.post("/v1/completions", json=body | {"model": "tiny"}), 400)
+    assert error["param"] == "suffix"
+    assert "lacks <|fim_prefix|>" in error["message"]
+    with start(pairs) as other, httpx.Client(base_url=other.url, timeout=30) as asks:
+        error = error_of(asks.post("/v1/completions", json=body | {"model": "pairs"}), 400)
+    assert (error["param"], "encoder-decoder" in error["message"]) == ("suffix", True)
 
 
 def test_a_body_too_large_is_refused_while_it_is_read(server, client: httpx.Client):

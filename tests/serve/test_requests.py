@@ -99,7 +99,8 @@ def test_null_means_absent():
         (TextAsked, {"best_of": 2}, "best_of", "best_of=2 is not supported; leave it out or set it to n (1)"),
         (TextAsked, {"max_tokens": 0}, "max_tokens", "max_tokens: 0 needs echo: true"),
         (TextAsked, {"logprobs": True}, "logprobs", "logprobs must be a valid integer, not true"),
-        (TextAsked, {"suffix": "x"}, "suffix", "suffix is not supported"),
+        (TextAsked, {"suffix": "x", "echo": True}, "suffix", "give one of them"),
+        (TextAsked, {"suffix": 5}, "suffix", "suffix must be"),
         (TextAsked, {"model": None}, "model", "missing field 'model'"),
     ],
 )  # fmt: skip

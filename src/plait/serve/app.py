@@ -148,7 +148,7 @@ class App:
         prompts.check_echo(engine, asked)
         given = read_prompts(asked.prompt)
         params = prompts.sampling(asked, asked.max_tokens, asked.logprobs)
-        rows = await asyncio.to_thread(prompts.encode_prompts, engine, given)
+        rows = await asyncio.to_thread(prompts.encode_prompts, engine, given, asked.suffix)
         most = self.limits.sequences
         prompts.check_prompts(engine, rows, params, most=most, param="prompt")
         texts = [item if isinstance(item, str) else engine.tokenizer.decode(item) for item in given]

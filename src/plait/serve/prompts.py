@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from plait.errors import ConfigError, PlaitError, PromptError
+from plait.errors import ConfigError, ModelError, PlaitError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.params import SamplingParams
 from plait.serve.problems import ApiError
 from plait.serve.requests import Asked, TextAsked
+from plait.tasks.complete import middle_prompt
 
 
 def sampling(asked: Asked, max_tokens: int | None, logprobs: int | None) -> SamplingParams:
@@ -38,11 +39,17 @@ def encode_chat(engine: Engine, messages: list[dict[str, str]]) -> list[int]:
         raise ApiError(str(error), param="messages", code="invalid_value") from None
 
 
-def encode_prompts(engine: Engine, given: list[str | list[int]]) -> list[list[int]]:
+def encode_prompts(
+    engine: Engine, given: list[str | list[int]], suffix: str | None = None
+) -> list[list[int]]:
     """Ids of each prompt; an empty text starts where documents start.
 
+    Args:
+        suffix: what stands behind each answer, for a model that has learned to fill in the middle.
+
     Raises:
-        ApiError: for ids outside the vocabulary, or an empty text where nothing begins a document.
+        ApiError: for ids outside the vocabulary, an empty text where nothing begins a document, or a suffix
+            that the model cannot read.
     """
     size = engine.tokenizer.vocab_size
     for item in given:
@@ -50,8 +57,17 @@ def encode_prompts(engine: Engine, given: list[str | list[int]]) -> list[list[in
         if wrong is not None:
             message = f"prompt: there is no token {wrong} in the vocabulary of {size}"
             raise ApiError(message, param="prompt", code="invalid_value")
+    if suffix and engine.encodes:
+        message = "this model is an encoder-decoder, which fills in no middle; leave out suffix"
+        raise ApiError(message, param="suffix", code="unsupported_parameter")
     try:
+        if suffix:
+            plain = engine.tokenizer.encode_plain
+            before = (plain(item) if isinstance(item, str) else item for item in given)
+            return [middle_prompt(engine.tokenizer, prefix, suffix) for prefix in before]
         return [engine.encode(item) if isinstance(item, str) else item for item in given]
+    except ModelError as error:
+        raise ApiError(str(error), param="suffix", code="unsupported_parameter") from None
     except PromptError as error:
         raise ApiError(str(error), param="prompt", code="invalid_value") from None
 

@@ -27,7 +27,6 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "suffix": ("",),
     "tool_choice": ("none", "auto"),
     "tools": ([],),
     "verbosity": ("medium",),
@@ -109,6 +108,7 @@ class TextAsked(Asked):
     """Body of `/v1/completions`; `prompt` is read by `inputs.read_prompts`."""
 
     prompt: Any
+    suffix: str | None = None
     max_tokens: int = Field(16, ge=0)
     echo: bool = False
     logprobs: int | None = Field(None, ge=0, le=20)
@@ -186,6 +186,9 @@ def _check_pairs(asked: Body) -> None:
                 param="best_of",
                 code="unsupported_parameter",
             )
+        if asked.suffix and asked.echo:
+            message = "echo repeats a prompt before what continues it, and suffix asks for what lies between"
+            raise ApiError(f"{message}; give one of them", param="suffix", code="invalid_value")
         if asked.max_tokens == 0 and not asked.echo:
             raise ApiError(
                 "max_tokens: 0 needs echo: true; otherwise nothing would be returned",

@@ -10,6 +10,7 @@ from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, SamplingParams
 from plait.tasks.task import Task
 from plait.text.document import Document
+from plait.text.tokenizer import Tokenizer
 
 EVALUATION_SEED = 0  # of the places where running text is cut to be scored
 
@@ -44,9 +45,7 @@ def completion_prompt(engine: Engine, document: Document) -> list[int]:
     record, tokenizer = document.record, engine.tokenizer
     try:
         if "suffix" in record:
-            prefix, suffix = (tokenizer.encode_plain(record.get(side) or "") for side in ("prefix", "suffix"))
-            start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]  # as in training
-            prompt = [*start, *before_middle(prefix, suffix, tokenizer)]
+            prompt = middle_prompt(tokenizer, tokenizer.encode_plain(prefix_of(document)), record["suffix"])
         elif "prefix" in record:
             prompt = engine.encode(record["prefix"])
         else:
@@ -57,6 +56,16 @@ def completion_prompt(engine: Engine, document: Document) -> list[int]:
     except ModelError as error:
         raise ModelError(f"{engine.name}: {error}") from None
     return prompt
+
+
+def middle_prompt(tokenizer: Tokenizer, prefix: list[int], suffix: str) -> list[int]:
+    """The tokens after which a model writes what stands between, begun as in training.
+
+    Raises:
+        ModelError: a tokenizer that cannot say so.
+    """
+    start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+    return [*start, *before_middle(prefix, tokenizer.encode_plain(suffix), tokenizer)]
 
 
 def middles(documents: Iterable[Document]) -> Iterator[Document]:
