@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from plait.api import generate, score, train
-    from plait.applications import answer, classify, complete, summarize, translate
+    from plait.applications import answer, chat, classify, complete, summarize, translate
     from plait.checkpoint.directory import load, save
     from plait.errors import PlaitError
     from plait.infer.engine import Engine
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys(("translate", "summarize", "answer", "classify", "complete"), "plait.applications"),
+    **dict.fromkeys(
+        ("translate", "summarize", "answer", "chat", "classify", "complete"), "plait.applications"
+    ),
     "generate": "plait.api",
     "score": "plait.api",
     "load": "plait.checkpoint.directory",
@@ -55,6 +57,7 @@ __all__ = [
     "Tokenizer",
     "__version__",
     "answer",
+    "chat",
     "classify",
     "complete",
     "generate",

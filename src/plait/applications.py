@@ -11,6 +11,7 @@ from plait.infer.engine import Engine
 from plait.infer.search import BATCH
 from plait.recipes.answer import ALONE, index_of
 from plait.tasks import answer as qa
+from plait.tasks import chat as conversation
 from plait.tasks import classify as labels_task
 from plait.tasks import complete as completion
 from plait.tasks.answer import Answer
@@ -18,6 +19,7 @@ from plait.tasks.classify import Classification
 from plait.tasks.task import answer as best
 from plait.tasks.task import check, find_task, room_of
 from plait.text.document import Document
+from plait.text.records import to_document
 
 Model = str | Path | Engine
 Texts = str | Sequence[str]
@@ -144,6 +146,37 @@ def complete(
         for number, record in enumerate(records, 1)
     ]
     return [some[0][0] if some else "" for some in best(engine, prompts, params, batch=batch)]
+
+
+def chat(
+    model: Model, messages: str | Sequence[Mapping[str, str]], *, system: str | None = None, **sampling: Any
+) -> str:
+    """The assistant's answer to what a user says, or to the last message of a conversation.
+
+    ```python
+    talk = [{"role": "user", "content": "Hello!"}]
+    talk.append({"role": "assistant", "content": plait.chat("runs/chat", talk)})
+    ```
+
+    The oldest turns of a conversation that is longer than the model's context are forgotten.
+
+    Args:
+        messages: a text, or messages with `role` and `content`, the last of them a user's.
+        system: an instruction that stands before a conversation without one.
+        sampling: fields of `SamplingParams`; what the model recommends, or temperature 0.7, unless given.
+        model: as in `translate`.
+
+    Raises:
+        ModelError, InputError, ConfigError: a model, message or field that cannot be used.
+    """
+    said = {"text": messages} if isinstance(messages, str) else {"messages": list(messages)}
+    record = to_document(said, "conversation", "conversation", None)
+    if record is None:
+        raise InputError("the message is empty; give at least one word")
+    engine = _engine(model)
+    params = conversation.sampling_for(engine, {**sampling, "n": 1})
+    _, prompt = conversation.prompt_of(engine, conversation.messages_of(record, system), params)
+    return engine.generate([prompt], params, clip=True)[0].text
 
 
 def _texts(

@@ -9,8 +9,8 @@ import sys
 from cyclopts import CycloptsError, UnknownOptionError, UnusedCliTokensError
 
 from plait.cli.app import app
-from plait.cli.applying import answer, classify, complete, summarize, translate
-from plait.cli.models import chat, evaluate, generate, score, serve
+from plait.cli.applying import answer, chat, classify, complete, summarize, translate
+from plait.cli.models import evaluate, generate, score, serve
 from plait.cli.settings import config, device
 from plait.cli.texts import prepare, tokenize, tokenizer
 from plait.cli.training import prove, quickstart, train

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from plait.cli.app import Beams, Where, fields_of
+from plait.cli.app import Beams, Sampling, Where, fields_of
 
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 Prefix = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
@@ -187,3 +187,32 @@ def _apply(
     from plait.recipes.apply import apply_task
 
     apply_task(name, model, text, truncate=truncate, decoding=beams.given(), **files.given(), **vars(where))
+
+
+def chat(
+    model: str,
+    /,
+    *,
+    system: str | None = None,
+    files: Files = Files(),
+    sampling: Sampling = Sampling(),
+    where: Where = Where(),
+) -> None:
+    """Talk with a model in the terminal, or answer a file of conversations (resumable).
+
+    It remembers as much as its context holds.
+
+    For example:
+
+        plait chat runs/quickstart
+        plait chat runs/quickstart --input talks.jsonl --output answers.jsonl --system "Be brief."
+
+    Records hold messages, of which the last one is answered; a plain line is what a user says.
+
+    Args:
+        model: A model, step or run directory.
+        system: An instruction that stands before the conversation.
+    """
+    from plait.recipes.chat import chat as run
+
+    run(model, system=system, sampling=sampling.given(), **files.given(), **vars(where))

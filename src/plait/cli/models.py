@@ -1,4 +1,4 @@
-"""Verbs on a trained model: evaluate, score, generate, chat, serve."""
+"""Verbs on a trained model: evaluate, score, generate, serve."""
 
 from __future__ import annotations
 
@@ -215,29 +215,6 @@ def generate(
         model, prompt, input=input, output=output, sampling=sampling.given(n=n, logprobs=logprobs),
         batch=batch, as_json=json, **vars(where),
     )  # fmt: skip
-
-
-def chat(
-    model: str,
-    /,
-    *,
-    system: str | None = None,
-    sampling: Sampling = Sampling(),
-    where: Where = Where(),
-) -> None:
-    """Talk with a model in the terminal; it remembers as much as its context holds.
-
-    For example:
-
-        plait chat runs/quickstart
-
-    Args:
-        model: A model, step or run directory.
-        system: An instruction that stands before the conversation.
-    """
-    from plait.recipes.chat import chat as run
-
-    run(model, system=system, sampling=sampling.given(), **vars(where))
 
 
 def serve(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait import log
 from plait.config import build
-from plait.errors import InputError, ModelError, did_you_mean
+from plait.errors import InputError, PromptError, did_you_mean
 from plait.infer.params import SamplingParams
+from plait.recipes.answers_file import Made
+from plait.recipes.apply import Application, made_with, read_request, respond
+from plait.recipes.generate import made_of
+from plait.text.document import Document
 
 if TYPE_CHECKING:
     from plait.infer.engine import Engine
@@ -27,38 +31,76 @@ def chat(
     model: str | Path,
     *,
     system: str | None = None,
+    input: str | Path | None = None,
+    output: str | Path | None = None,
+    fields: Mapping[str, str | int] | None = None,
     sampling: Mapping[str, Any] | None = None,
+    batch: int = 8,
     device: str = "cpu",
     dtype: str | None = None,
 ) -> None:
-    """Answer the messages of standard input until it ends.
+    """Answer the messages of standard input until it ends, or the last message of every record of a file.
 
     The model remembers the conversation as far as its context reaches; the oldest turns are forgotten first.
 
     Args:
         model: a model, step or run directory.
         system: an instruction that stands before every conversation.
+        input, output, fields: see `plait.recipes.apply.read_request` and `Request`; a record holds
+            `messages`, a plain line is what a user says.
         sampling: fields of `SamplingParams`; what the model recommends, or temperature 0.7, unless given.
+        batch: conversations at a time.
 
     Raises:
         ConfigError: an impossible sampling setting.
-        InputError: standard input is not UTF-8.
-        ModelError: the model cannot be loaded, or is an encoder-decoder.
+        InputError: standard input is not UTF-8, a file that cannot be read or written.
+        ModelError: the model cannot be loaded, or has not learned to converse.
     """
-    from plait.tasks.chat import DECODING
-
     given = {**(sampling or {}), "n": 1}
     build(SamplingParams, given, source="sampling")  # refused before a model is loaded
+    if output is not None and input is None:
+        raise InputError("--output keeps the answers to --input FILE; name that file too")
+    request = None if input is None else read_request(None, input, output, batch, fields)
 
     from plait.infer.engine import Engine
+    from plait.tasks.chat import sampling_for
 
     engine = Engine(model, device=device, dtype=dtype)
-    if engine.encodes:
-        raise ModelError(
-            f"{engine.name} is an encoder-decoder, which writes a target for a source and holds no "
-            "conversation; use plait translate, summarize, answer or classify"
-        )
-    params = build(SamplingParams, {**DECODING, **engine.recommended, **given}, source="sampling")
+    params = sampling_for(engine, given)
+    if request is None:
+        _converse(engine, system, params)
+    else:
+        respond(request, _application(engine, system, params, batch))
+
+
+def _application(engine: Engine, system: str | None, params: SamplingParams, batch: int) -> Application:
+    from plait.tasks.chat import messages_of, prompt_of
+
+    def check(documents: Sequence[Document]) -> list[list[int]]:
+        prompts = []
+        for document in documents:
+            try:
+                prompts.append(prompt_of(engine, messages_of(document, system), params)[1])
+            except PromptError as error:
+                raise PromptError(f"{document.id}: {error}") from None
+        return prompts
+
+    def answer(prompts: list[list[int]]) -> list[Made]:
+        parts = (prompts[at : at + batch] for at in range(0, len(prompts), batch))
+        return [[made_of(done)] for part in parts for done in engine.generate(part, params, clip=True)]
+
+    return Application(
+        "chat",
+        ask=lambda text: Document("message", text),
+        check=check,
+        answer=answer,
+        show=lambda rows: rows[0]["completion"],
+        line=lambda row: row["completion"],
+        made_with=made_with(engine, f"{params.describe()}|system:{system or 'none'}"),
+    )
+
+
+def _converse(engine: Engine, system: str | None, params: SamplingParams) -> None:
     first = [{"role": "system", "content": system}] if system else []
     messages = list(first)
     log.say(f"{engine.name}: it may be wrong; /help lists the commands")
@@ -111,19 +153,13 @@ def _turn(engine: Engine, messages: list[dict[str, str]], params: SamplingParams
     Raises:
         InputError: a message that does not fit the context, or is not valid Unicode.
     """
-    from plait.tasks.chat import fit_history
+    from plait.tasks.chat import prompt_of
 
-    def encode(kept: list[dict[str, str]]) -> list[int]:
-        return engine.tokenizer.encode_chat(kept, add_generation_prompt=True)[0]
-
-    most = engine.context if params.max_tokens is None else params.max_tokens
-    kept = fit_history(
-        messages, lambda some: len(encode(some)), engine.context - min(most, engine.context // 2)
-    )
+    kept, prompt = prompt_of(engine, messages, params)
     if len(kept) < len(messages):
         log.say(f"(the context of {engine.context} tokens is full: the oldest turns are forgotten)")
     answer = ""
-    with closing(engine.stream([encode(kept)], params, clip=True)) as stream:
+    with closing(engine.stream([prompt], params, clip=True)) as stream:
         try:
             for deltas in stream:
                 for delta in deltas:

@@ -98,7 +98,7 @@ def _file(
             raise InputError(f"{document.id}: {error}") from None
 
     def make(first: int, last: int) -> list[Made]:
-        made = [_made(done) for done in engine.generate(prompts[first:last], params, clip=clip)]
+        made = [made_of(done) for done in engine.generate(prompts[first:last], params, clip=clip)]
         return [made[at : at + params.n] for at in range(0, len(made), params.n)]
 
     write_answers(
@@ -111,7 +111,8 @@ def _file(
     )
 
 
-def _made(completion: Completion) -> dict[str, Any]:
+def made_of(completion: Completion) -> dict[str, Any]:
+    """A completion as a row of an output file."""
     made: dict[str, Any] = {
         "completion": completion.text,
         "finish_reason": completion.finish_reason,

@@ -1,10 +1,15 @@
-"""Conversations: what of a long one still fits the model's context."""
+"""Conversations: what a model is shown of one, and how it answers where nothing else is asked for."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
-from plait.errors import PromptError
+from plait.config import build
+from plait.errors import InputError, ModelError, PromptError
+from plait.infer.engine import Engine
+from plait.infer.params import SamplingParams
+from plait.text.document import Document
 
 Message = dict[str, str]  # role and content
 DECODING = {"temperature": 0.7}  # where the user asks for nothing else
@@ -38,3 +43,56 @@ def fit_history(
         if taken <= room:
             return kept
     raise PromptError(f"the message takes {taken} tokens, more than the {room} there is room for; shorten it")
+
+
+def messages_of(document: Document, system: str | None = None) -> list[Message]:
+    """The messages of a record, or its text as a user's, below an instruction unless it has one.
+
+    Raises:
+        InputError: a record with neither, or whose last message is not a user's.
+    """
+    text = document.record.get("prompt") or document.record.get("source") or document.text
+    messages = document.record.get("messages") or ([{"role": "user", "content": text}] if text else [])
+    if not messages or messages[-1]["role"] != "user":
+        held = f"ends with the {messages[-1]['role']}" if messages else "holds no message"
+        raise InputError(f"{document.id} {held}; messages that end with a user's are needed, or a text")
+    instructed = not system or messages[0]["role"] == "system"
+    return list(messages) if instructed else [{"role": "system", "content": system or ""}, *messages]
+
+
+def prompt_of(
+    engine: Engine, messages: Sequence[Message], params: SamplingParams
+) -> tuple[list[Message], list[int]]:
+    """What of a conversation the model is shown, and its tokens: all that leaves room for an answer.
+
+    Raises:
+        PromptError: see `fit_history`.
+    """
+
+    def encode(kept: list[Message]) -> list[int]:
+        return engine.tokenizer.encode_chat(kept, add_generation_prompt=True)[0]
+
+    most = engine.context if params.max_tokens is None else params.max_tokens
+    room = engine.context - min(most, engine.context // 2)
+    kept = fit_history(messages, lambda some: len(encode(some)), room)
+    return kept, encode(kept)
+
+
+def sampling_for(engine: Engine, given: Mapping[str, Any]) -> SamplingParams:
+    """How a model answers: as asked, else as its directory recommends, else at temperature 0.7.
+
+    Raises:
+        ConfigError: an impossible setting.
+        ModelError: a model that has not learned to converse.
+    """
+    if engine.encodes:
+        raise ModelError(
+            f"{engine.name} is an encoder-decoder, which writes a target for a source and holds no "
+            "conversation; use plait translate, summarize, answer or classify"
+        )
+    if engine.learned == "text" or not engine.tokenizer.chat_template:
+        raise ModelError(
+            f"{engine.name} is a decoder that continues text and has learned no conversation; use plait "
+            "complete or generate, or tune it on messages (recipe `chat`)"
+        )
+    return build(SamplingParams, {**DECODING, **engine.recommended, **given}, source="sampling")
