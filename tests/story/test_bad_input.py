@@ -179,10 +179,7 @@ def test_a_prompt_longer_than_the_context(plait, model, tmp_path):
     listed = plait.refuses("generate", model, "--input", tmp_path / "prompts.jsonl", "--output", out)
     assert listed.startswith(f"{tmp_path}/prompts.jsonl#2: prompt (27 tokens)")
     assert not out.exists()  # all prompts are looked at before the first is answered
-    chat = plait("chat", model, stdin=f"{long}\nLine\n")
-    assert chat.code == 0
-    assert "warning: " in chat.stderr
-    assert chat.stdout.strip()
+    assert "continues text and has learned no conversation" in plait.refuses("chat", model)
 
 
 def test_models_that_are_none(plait, model, tmp_path):

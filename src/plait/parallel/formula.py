@@ -14,7 +14,7 @@ axis of 1 nothing is sent. A step sends so many numbers:
 | fsdp     | gradients, each padded as parameters are            | reduce-scatter | P                      |
 | tp       | hidden states into and out of matrices, both ways   | all-gather     | m (4L + 2) btw/cp      |
 | tp       | the same                                            | reduce-scatter | m (4L + 2) btw/cp      |
-| tp       | of each place: maximum, two sums, choice            | all-reduce     | m · 4 bt/cp            |
+| tp       | of each place: maximum, two sums                    | all-reduce     | m · 3 bt/cp            |
 | cp ring  | keys and values twice, their gradients once         | send           | mL (3cp-2) 2btgd/cp/tp |
 | cp       | gather: keys and values                             | all-gather     | mL · 2btgd/tp          |
 | cp       | gather: their gradients                             | reduce-scatter | mL · 2btgd/tp          |
@@ -125,7 +125,6 @@ def _tensor(rank: Share) -> Iterator[Sent]:
     if rank.last:
         sums = 4 if rank.work.smoothed else 3  # the maximum among them
         yield ("tp",), ALL_REDUCE, micro * sums, sums * rank.places * rank.wide
-        yield ("tp",), ALL_REDUCE, micro, rank.places * INTEGER
 
 
 def _stack(rank: Share, sublayers: int, ends: int, places: int) -> Iterator[Sent]:
