@@ -58,16 +58,14 @@ def chat(
     """
     given = {**(sampling or {}), "n": 1}
     build(SamplingParams, given, source="sampling")  # refused before a model is loaded
-    if output is not None and input is None:
-        raise InputError("--output keeps the answers to --input FILE; name that file too")
-    request = None if input is None else read_request(None, input, output, batch, fields)
+    request = read_request(None, input, output, batch, fields)
 
     from plait.infer.engine import Engine
     from plait.tasks.chat import sampling_for
 
     engine = Engine(model, device=device, dtype=dtype)
     params = sampling_for(engine, given)
-    if request is None:
+    if request.input is None:
         _converse(engine, system, params)
     else:
         respond(request, _application(engine, system, params, batch))

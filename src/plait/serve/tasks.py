@@ -12,8 +12,9 @@ from plait.serve.inputs import whole_characters
 from plait.serve.problems import ApiError
 from plait.serve.requests import LabelsAsked, SearchAsked
 from plait.serve.worker import TURN, Stream
+from plait.tasks.chat import converses
 from plait.tasks.classify import classify, label_ids, labels_of, question_of
-from plait.tasks.task import answer, check, converses, find_task
+from plait.tasks.task import answer, check, find_task
 from plait.text.document import Document
 
 SERVED = ("translate", "summarize", "answer", "classify")

@@ -78,6 +78,11 @@ def prompt_of(
     return kept, encode(kept)
 
 
+def converses(engine: Engine) -> bool:
+    """Whether a decoder has learned to answer what a user says, as far as that is known."""
+    return engine.learned != "text" and bool(engine.tokenizer.chat_template)
+
+
 def sampling_for(engine: Engine, given: Mapping[str, Any]) -> SamplingParams:
     """How a model answers: as asked, else as its directory recommends, else at temperature 0.7.
 
@@ -90,7 +95,7 @@ def sampling_for(engine: Engine, given: Mapping[str, Any]) -> SamplingParams:
             f"{engine.name} is an encoder-decoder, which writes a target for a source and holds no "
             "conversation; use plait translate, summarize, answer or classify"
         )
-    if engine.learned == "text" or not engine.tokenizer.chat_template:
+    if not converses(engine):
         raise ModelError(
             f"{engine.name} is a decoder that continues text and has learned no conversation; use plait "
             "complete or generate, or tune it on messages (recipe `chat`)"

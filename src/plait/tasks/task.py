@@ -14,6 +14,7 @@ from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, Hypothesis, SamplingParams
 from plait.infer.search import BATCH, search, text_of
 from plait.tasks import TASKS
+from plait.tasks.chat import converses
 from plait.tasks.shorten import shortened
 from plait.text.document import Document
 
@@ -93,11 +94,6 @@ def prompt_of(engine: Engine, task: Task, document: Document) -> list[int]:
             "pairs or on conversations"
         )
     return spoken_ids(engine, document, task.source)
-
-
-def converses(engine: Engine) -> bool:
-    """Whether a decoder has learned to answer what a user says, as far as that is known."""
-    return engine.learned != "text" and bool(engine.tokenizer.chat_template)
 
 
 def spoken_ids(engine: Engine, document: Document, source: Callable[[Document], str]) -> list[int]:
