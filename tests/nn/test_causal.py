@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from plait.hardware import compiler
 from plait.nn.attention import Mask, fast_attention, softmax_attention
-from plait.nn.causal import BLOCK, causal_attention
+from plait.nn.causal import BLOCK, causal_attention, spans_of
 
 LONG = 2 * BLOCK + 7
 
@@ -27,7 +29,19 @@ def blind(time: int) -> Mask:
     return Mask(positions_q=(torch.arange(time) - 2).clamp(min=-1).expand(2, time))
 
 
-MASKS = {"whole": lambda _: Mask(), "window": lambda _: Mask(window=10), "packed": packed, "blind": blind}
+def biased(time: int) -> Mask:
+    """Three documents, and scores that fall with distance."""
+    slopes = torch.tensor([0.5, 0.1, 0.0], dtype=torch.float64)[:, None, None]
+    return replace(packed(time), bias=lambda q, k: slopes * (k[:, None, None, :] - q[:, None, :, None]))
+
+
+MASKS = {
+    "whole": lambda _: Mask(),
+    "window": lambda _: Mask(window=10),
+    "packed": packed,
+    "blind": blind,
+    "biased": biased,
+}
 
 
 @pytest.mark.parametrize("name", MASKS)
@@ -59,11 +73,22 @@ def test_training_takes_this_path_and_reading_does_not(monkeypatch):
         fast_attention(query.detach(), key, value, Mask())
     fast_attention(query, key, value, Mask(causal=False))
     fast_attention(query[:, :, -3:], key, value, Mask())
-    fast_attention(query, key, value, Mask(bias=lambda query, key: torch.zeros(1, 3, LONG, LONG)))
+    learned = torch.zeros(1, 3, LONG, LONG, dtype=torch.float64, requires_grad=True)
+    fast_attention(query, key, value, Mask(bias=lambda query, key: learned))  # this needs a gradient
     assert taken == [LONG]
-    monkeypatch.setattr("plait.nn.attention.LONGEST", LONG - 1)  # the kept weights would take too much
+    monkeypatch.setattr("plait.nn.causal.LONGEST", LONG - 3)  # the kept weights would take too much
     fast_attention(query, key, value, Mask())
     assert taken == [LONG]
+    fast_attention(query, key, value, packed(LONG))  # these are fewer
+    assert taken == [LONG, LONG]
+
+
+def test_keys_that_no_query_of_a_block_may_see_are_passed_over():
+    allowed = packed(LONG).dense
+    half = LONG // 2 + 1
+    assert spans_of(LONG, allowed) == [(0, 0, BLOCK), (0, BLOCK, 2 * BLOCK), (half, 2 * BLOCK, LONG)]
+    assert spans_of(LONG, allowed[1:])[1][0] == 6
+    assert spans_of(LONG, None)[-1] == (0, 2 * BLOCK, LONG)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -89,9 +114,10 @@ def test_under_autocast_it_computes_in_the_narrow_type():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's own, about its older compiler
 def test_compiled_it_is_the_same():
     results = []
+    spans = spans_of(LONG, None)
     for attend in (causal_attention, torch.compile(causal_attention)):
         query, key, value = heads()
-        out = attend(query, key, value, None, 0.0)
+        out = attend(query, key, value, None, spans, 0.0)
         out.square().sum().backward()
         results.append([out, query.grad, key.grad, value.grad])
     for eager, compiled in zip(*results):

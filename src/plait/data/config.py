@@ -50,7 +50,8 @@ class DataConfig(Config):
     that are learned as prefix, suffix, middle (Bavarian et al. 2022); they should fit in a row. With
     `bpe_dropout` each pair of an encoder-decoder is stored `spellings` times, cut into other pieces each time
     as that share of the tokenizer's merges is left out (Provilkov et al. 2020): `train.epochs` passes over
-    all of them.
+    all of them. With `prompt_loss` a decoder also learns that share of the tokens of prompts, and with them
+    what prompts are made of, which answers may depend on.
     """
 
     text: Inputs | None = None
@@ -67,6 +68,9 @@ class DataConfig(Config):
     )
     bpe_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of merges left out in training")
     spellings: int = Field(default=10, ge=1, description="times a pair is stored, with bpe_dropout")
+    prompt_loss: float = Field(
+        default=0.0, ge=0, le=1, description="share of the tokens of prompts learned too, by a decoder"
+    )
     truncate: bool = Field(default=False, description="cut pairs that are longer than the model's context")
 
     @field_validator("text", "messages", "pairs")
@@ -101,6 +105,8 @@ class DataConfig(Config):
             raise ValueError(f"truncate is for pairs, and the data are {self.kind}; leave it out")
         if self.bpe_dropout and self.pairs is None:
             raise ValueError(f"bpe_dropout is for pairs, and the data are {self.kind}; leave it out")
+        if self.prompt_loss and self.text is not None:
+            raise ValueError(f"prompt_loss={self.prompt_loss:g}: running text has no prompts; leave it out")
         if not isinstance(self.validation, float) and "validation" in self.mixture():
             raise ValueError("'validation' names the path data.validation; rename the source of that name")
         return self

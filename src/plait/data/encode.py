@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable, Iterator
 
 from plait.data.fim import before_middle, cut
@@ -100,9 +101,20 @@ def _slices(text: str) -> list[str]:
 
 
 def encode_conversations(
-    documents: Iterable[tuple[Document, bool]], tokenizer: Tokenizer, intake: Intake
+    documents: Iterable[tuple[Document, bool]],
+    tokenizer: Tokenizer,
+    intake: Intake,
+    *,
+    prompt_loss: float = 0.0,
+    seed: int = 0,
 ) -> Iterator[tuple[EncodedDocument, bool]]:
-    """Conversations under the tokenizer's chat template; only what the assistant says carries a loss."""
+    """Conversations under the tokenizer's chat template; what the assistant says carries the loss.
+
+    Args:
+        prompt_loss: the share of all other tokens that carry one too; none of what is held out, so that its
+            loss is of answers alone.
+        seed: of which.
+    """
     for document, held_out in documents:
         try:
             ids, mask = tokenizer.encode_chat(document.record["messages"])
@@ -111,7 +123,11 @@ def encode_conversations(
         if not any(mask[1:]):  # the template of a foreign model may change what was said
             intake.skip(document.id, "with no answer that the chat template repeats word for word")
             continue
-        yield EncodedDocument(document.id, ids, mask, _answer_bytes(ids, mask, tokenizer)), held_out
+        size = _answer_bytes(ids, mask, tokenizer)
+        if prompt_loss and not held_out:
+            draw = random.Random(repr((seed, ids)))
+            mask = [int(on or draw.random() < prompt_loss) for on in mask]
+        yield EncodedDocument(document.id, ids, mask, size), held_out
 
 
 def encode_pairs(
@@ -185,12 +201,15 @@ def encode_as_chats(
     *,
     context: int,
     truncate: bool = False,
+    prompt_loss: float = 0.0,
+    seed: int = 0,
 ) -> Iterator[tuple[EncodedDocument, bool]]:
     """Pairs for a decoder: a question of the user and the assistant's answer, which carries the loss.
 
     Args:
         context: tokens that a pair may have; longer ones are left out.
         truncate: cut the end of their source instead.
+        prompt_loss, seed: see `encode_conversations`.
     """
 
     def size(source: str, target: str) -> int:
@@ -211,7 +230,7 @@ def encode_as_chats(
                 source = shorter(source, target)
             yield Document(document.id, "", {"messages": _turns(source, target)}), held_out
 
-    return encode_conversations(conversations(), tokenizer, intake)
+    return encode_conversations(conversations(), tokenizer, intake, prompt_loss=prompt_loss, seed=seed)
 
 
 def _turns(source: str, target: str) -> list[dict[str, str]]:

@@ -181,6 +181,11 @@ class _Job:
     ) -> Iterator[tuple[EncodedDocument, bool]]:
         dropout = self.config.bpe_dropout
         if self.start_id is not None:
+            if self.config.prompt_loss:
+                raise ConfigError(
+                    "data.prompt_loss is for a decoder, which predicts its prompts, and this model reads them "
+                    "with an encoder; leave it out, or set model.encoder_layers=0"
+                )
             return encode_pairs(
                 sides, self.tokenizer, intake, context=self.context, truncate=self.config.truncate,
                 dropping=DroppingEncoder(self.tokenizer, dropout, self.seed) if dropout else None,
@@ -192,10 +197,11 @@ class _Job:
             )
         if self.config.kind == "text":
             return encode_texts(sides, self.tokenizer, intake, fim=self.config.fim, seed=self.seed)
+        learned = {"prompt_loss": self.config.prompt_loss, "seed": self.seed}
         if self.config.kind == "messages":
-            return encode_conversations(sides, self.tokenizer, intake)
+            return encode_conversations(sides, self.tokenizer, intake, **learned)
         return encode_as_chats(
-            sides, self.tokenizer, intake, context=self.context, truncate=self.config.truncate
+            sides, self.tokenizer, intake, context=self.context, truncate=self.config.truncate, **learned
         )
 
     def _pack(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from plait.nn.causal import LONGEST, causal_attention
+from plait.nn.causal import LONGEST, causal_attention, keeps_little, spans_of
 from plait.nn.config import ModelConfig
 from plait.nn.dropout import dropout as drop
 from plait.nn.norm import make_norm
@@ -179,21 +179,20 @@ def fast_attention(
         key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
     own = mask.causal and mask.positions_k is None and query.shape[2] == key.shape[2]
     on_cpu = query.device.type == "cpu"
-    if own and on_cpu and mask.bias is None and _trains(query, dropout):
-        allowed = None if mask.plain else mask.placed(query, key).dense
-        return causal_attention(query, key, value, allowed, dropout)
+    if own and on_cpu and (dropout or query.requires_grad):
+        placed = None if mask.plain else mask.placed(query, key)
+        allowed, bias = (placed.dense, placed.added) if placed else (None, None)
+        spans = spans_of(query.shape[2], allowed)
+        if (bias is None or not bias.requires_grad) and (dropout or keeps_little(spans)):
+            return causal_attention(query, key, value, allowed, spans, dropout, bias)
     if mask.plain and (own or not mask.causal):
         added = None
     else:
         added = _additive(mask.placed(query, key), query.dtype)
-    if on_cpu and _trains(query, dropout):
+    if on_cpu and (dropout or (query.requires_grad and query.shape[2] <= LONGEST)):
         return _all_pairs(query, key, value, added, dropout)
     causal = mask.causal and added is None
     return F.scaled_dot_product_attention(query, key, value, added, dropout, is_causal=causal)
-
-
-def _trains(query: Tensor, dropout: float) -> bool:
-    return bool(dropout) or (query.requires_grad and query.shape[2] <= LONGEST)
 
 
 def _additive(mask: Mask, dtype: torch.dtype) -> Tensor:

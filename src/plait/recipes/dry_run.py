@@ -10,7 +10,7 @@ import torch
 
 from plait.data.describe import describe_batch
 from plait.log import bytes_text, duration, say, table
-from plait.nn.causal import LONGEST
+from plait.nn.causal import LONGEST, kept_pairs
 from plait.recipes.choices import size_of
 from plait.recipes.plan import begin
 from plait.recipes.ranks import Ranks
@@ -83,7 +83,8 @@ def _activations(stage, width: int) -> float:
     Pairs are taken for as long as the model reads and writes.
     """
     config, rows, context = stage.placed.config, stage.loader.micro_batch, stage.data.context
-    kept = stage.placed.device.type == "cpu" and context <= LONGEST
-    numbers = 17 * config.width + (config.heads * context / 2 if kept else 0)
+    # of longer rows they are kept where documents or a window leave as few
+    kept = kept_pairs(min(context, LONGEST)) / context if stage.placed.device.type == "cpu" else 0
+    numbers = 17 * config.width + config.heads * kept
     layers = config.layers + config.encoder_layers
     return rows * context * width * (layers * numbers + 2 * config.vocab)
