@@ -72,5 +72,5 @@ def test_where_it_does_nothing_it_is_refused(tmp_path, tokenizer):
     path = tmp_path / "pairs.tsv"
     path.write_text("".join(f"a {number}\tb\n" for number in range(40)), encoding="utf-8")
     config = build(DataConfig, {"pairs": str(path), "format": "tsv", "prompt_loss": 0.1})
-    with pytest.raises(ConfigError, match="prompt_loss is for a decoder, which predicts its prompts"):
+    with pytest.raises(ConfigError, match="prompt_loss is for a decoder, which predicts prompts"):
         prepare_data(config, tokenizer, tmp_path / "data", 64, 0, start_id=0)

@@ -22,6 +22,7 @@ from plait.serve.app import App, Limits
 from plait.serve.guard import LOOPBACK
 from plait.serve.pages import model_facts
 from plait.serve.server import Server, address, listen
+from plait.tasks.retrieve import Index
 from plait.text.tokenizer import Tokenizer
 from plait.text.train_tokenizer import train
 
@@ -147,10 +148,12 @@ def translating(pairs: Engine) -> Translating:
 
 
 @contextmanager
-def running(engine: Engine, limits: Limits | None = None, api_key: str | None = None) -> Iterator[Running]:
+def running(
+    engine: Engine, limits: Limits | None = None, api_key: str | None = None, index: Index | None = None
+) -> Iterator[Running]:
     listener = listen("127.0.0.1", 0)
     facts = model_facts(engine, [])
-    app = App(engine, api_key=api_key, hosts=LOOPBACK, limits=limits, facts=facts)
+    app = App(engine, api_key=api_key, hosts=LOOPBACK, limits=limits, facts=facts, index=index)
     ready = threading.Event()
     server = Server(app, ready=ready.set)
     thread = threading.Thread(target=lambda: server.run(sockets=[listener]), daemon=True)
@@ -168,7 +171,7 @@ def running(engine: Engine, limits: Limits | None = None, api_key: str | None = 
 
 @pytest.fixture(scope="session")
 def start() -> Callable[..., object]:
-    """`with start(engine, limits, api_key) as server:`"""
+    """`with start(engine, limits, api_key, index) as server:`"""
     return running
 
 

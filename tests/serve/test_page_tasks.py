@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from plait.infer.engine import Engine
+from plait.tasks.retrieve import Index, passages
+from plait.text.document import Document
 
 
 @pytest.fixture
@@ -100,6 +102,18 @@ def test_a_summary_is_of_the_whole_text_and_an_answer_of_a_question_below_its_co
         page.get_by_label("What the answer stands in, if anything").fill("The bike is red.")
         write(page, "Question", "What is red?")
         page.locator("#answer .answer", has_text="the bike").wait_for()
+    index = Index(passages([Document("notes/bikes.txt#1", "The bike is red.")]))
+    with start(translating, index=index) as server:
+        page = open_page(server.url)
+        page.get_by_role("tab", name="Answer").click()
+        page.get_by_label("What the answer stands in; left empty, the documents of this").wait_for()
+        write(page, "Question", "What is red?")
+        page.locator("#answer .answer", has_text="the bike").wait_for()
+        page.get_by_text("bikes.txt#1").click()
+        page.locator("#answer .cited p", has_text="The bike is red.").wait_for()
+        page.get_by_label("What the answer stands in").fill("The bike is blue. " * 9)
+        write(page, "Question", "What?")
+        page.get_by_text("Only the beginning of the context was read").wait_for()
 
 
 def test_labels_are_named_or_learned(

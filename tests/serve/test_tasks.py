@@ -18,6 +18,8 @@ from plait.infer.search import search, text_of
 from plait.serve.app import Limits
 from plait.serve.tasks import SERVED, tasks_of
 from plait.tasks import TASKS
+from plait.tasks.retrieve import Index, passages
+from plait.text.document import Document
 
 TEXTS = ["a red bike", "two", "two dogs run", "一只狗"]
 
@@ -93,6 +95,39 @@ def test_each_task_has_its_own_decoding_and_one_text_may_stand_alone(url: str, p
     assert [answer["text"] for answer in result["answers"]] == [text_of(pairs, wanted)]
 
 
+def test_a_question_is_answered_below_its_context(url: str):
+    [together] = ask(url, "answer", input="Anna is in.\nWhere is Anna?", max_tokens=5).json()["results"]
+    [apart] = ask(url, "answer", input="Where is Anna?", context="Anna is in.", max_tokens=5).json()[
+        "results"
+    ]
+    assert apart == together
+    [long] = ask(url, "answer", input="Where?", context="Anna is in. " * 9, max_tokens=5).json()["results"]
+    assert long["cut"] is True
+    assert "citations" not in long
+
+
+def test_documents_of_the_server_are_searched_and_cited(start: Callable, pairs: Engine):
+    texts = {
+        "home/notes/a.txt#1": "Anna is in.\n\nBen is out today, and the bike with him.",
+        "b.txt#1": "狗在家。",
+    }
+    index = Index(passages([Document(name, text) for name, text in texts.items()], size=45))
+    with start(pairs, index=index) as server:
+        [model] = httpx.get(server.url + "/v1/models").json()["data"]
+        assert model["plait"]["passages"] == len(index.passages) == 3
+        asked = {"input": ["Is Ben out?", "狗?", "zzz"], "max_tokens": 5}
+        ben, dog, nothing = ask(server.url, "answer", **asked, passages=1).json()["results"]
+        assert ben["citations"] == [{"source": "a.txt#2", "text": "Ben is out today, and the bike with him."}]
+        assert dog["citations"] == [{"source": "b.txt#1", "text": "狗在家。"}]
+        assert nothing["citations"] == []
+        below = "Ben is out today, and the bike with him."
+        [told] = ask(server.url, "answer", input="Is Ben out?", context=below, max_tokens=5).json()["results"]
+        assert told["answers"] == ben["answers"]
+        assert "citations" not in told
+        error = refused(ask(server.url, "answer", input="a", context="b", passages=2))
+        assert error["message"] == "passages=2 of the documents, and a context is given; leave passages out"
+
+
 def test_more_answers_than_the_usual_beams_raise_the_beams(url: str):
     [result] = ask(url, "answer", input="x", n=3, max_tokens=5).json()["results"]
     assert len(result["answers"]) == 3
@@ -137,6 +172,9 @@ def test_labels_that_were_learned_need_not_be_named(url: str, pairs: Engine, mon
         ("translate", {"input": "a", "beams": 33}, "beams", "beams must be less than or equal to 32, not 33"),
         ("translate", {"input": "a", "n": 3, "beams": 2}, "n", "n=3 is more than beams=2; lower n or raise"),
         ("translate", {"input": "a", "min_tokens": 9, "max_tokens": 8}, "min_tokens", "min_tokens=9 is more"),
+        ("translate", {"input": "a", "context": "b"}, "context", "unknown field 'context'"),
+        ("answer", {"input": "a", "passages": 2}, "passages", "this server has no documents; leave passages"),
+        ("answer", {"input": "a", "context": "\ud800"}, "context", "half of a surrogate pair"),
         ("classify", {"input": "a", "beams": 2}, "beams", "unknown field 'beams'"),
         ("classify", {"input": "a", "labels": ["b"]}, "labels", "labels must be two or more different words"),
         ("classify", {"input": "a" * 70, "labels": ["b", "c"]}, "input[0]", "the text takes 71 tokens"),

@@ -226,6 +226,7 @@ def serve(
     api_key_env: str | None = None,
     allow_host: list[str] | None = None,
     queue: int = 32,
+    documents: list[str] | None = None,
     where: Where = Where(),
     open_browser: bool = False,
 ) -> None:
@@ -235,6 +236,7 @@ def serve(
 
         plait serve runs/first
         PLAIT_KEY=... plait serve runs/first --host 0.0.0.0 --api-key-env PLAIT_KEY
+        plait serve runs/answer --documents notes/
 
     Args:
         model: A model, step or run directory.
@@ -243,11 +245,12 @@ def serve(
         api_key_env: Environment variable that holds the key clients must send.
         allow_host: Names under which a proxy reaches this server.
         queue: Requests that may wait.
+        documents: Files and folders to answer questions from; each answer cites its passages.
         open_browser: Open the page when it answers.
     """
     from plait.recipes.serve import serve as run
 
     run(
         model, host=host, port=port, api_key_env=api_key_env, allow_host=allow_host or [], queue=queue,
-        **vars(where), open_browser=open_browser,
+        documents=documents or [], **vars(where), open_browser=open_browser,
     )  # fmt: skip

@@ -183,7 +183,7 @@ class _Job:
         if self.start_id is not None:
             if self.config.prompt_loss:
                 raise ConfigError(
-                    "data.prompt_loss is for a decoder, which predicts its prompts, and this model reads them "
+                    "data.prompt_loss is for a decoder, which predicts prompts, and this model reads them "
                     "with an encoder; leave it out, or set model.encoder_layers=0"
                 )
             return encode_pairs(

@@ -10,8 +10,9 @@ from itertools import islice
 from pathlib import Path
 
 from plait.checkpoint.resolve import CHECKPOINTS, resolve
-from plait.errors import ConfigError, need
+from plait.errors import ConfigError, ModelError, need
 from plait.log import say, warn
+from plait.recipes.answer import index_of
 
 
 def serve(
@@ -22,6 +23,7 @@ def serve(
     api_key_env: str | None = None,
     allow_host: Sequence[str] = (),
     queue: int = 32,
+    documents: Sequence[str | Path] = (),
     device: str = "cpu",
     dtype: str | None = None,
     open_browser: bool = False,
@@ -35,6 +37,7 @@ def serve(
         api_key_env: name of the environment variable that holds the key clients must send.
         allow_host: names, beside the loopback ones, under which the server is reached (through a proxy).
         queue: requests that may wait for the one that runs; more are answered 429.
+        documents: files and folders in which questions without a context are answered.
         device, dtype: where and how precisely the model runs.
         open_browser: open the page when the server answers.
         ready: called with the URL when the server answers, in place of the printed line.
@@ -43,7 +46,8 @@ def serve(
         BusyError: the port is in use.
         ConfigError: an impossible host or port, or an environment variable without a key.
         MissingExtra: the packages of `plait[serve]` are not installed.
-        ModelError: the model cannot be loaded.
+        InputError: documents that are missing or hold no text.
+        ModelError: the model cannot be loaded, or answers no questions.
     """
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         need(package, "serve")
@@ -58,6 +62,7 @@ def serve(
         warn(f"everyone who can reach {host} can use this server; set a key with --api-key-env NAME")
     hosts = [*LOOPBACK, host, *allow_host] if on_loopback or allow_host else None
     directory = resolve(model).resolve()
+    index = index_of(documents) if documents else None
     with listen(host, port) as listener:
         url = address(listener, host)
 
@@ -65,8 +70,14 @@ def serve(
         from plait.serve.app import App, Limits
         from plait.serve.pages import model_facts
         from plait.serve.server import Server
+        from plait.serve.tasks import tasks_of
 
         engine = Engine(model, device=device, dtype=dtype)
+        if index is not None and "answer" not in tasks_of(engine):
+            raise ModelError(
+                f"{engine.name} continues text, and --documents answer questions; leave them out, "
+                "or serve a model trained on pairs or on conversations"
+            )
         facts = model_facts(engine, _note_directories(directory))
 
         def on_ready() -> None:
@@ -77,7 +88,7 @@ def serve(
             if open_browser:
                 webbrowser.open(url)
 
-        app = App(engine, api_key=api_key, hosts=hosts, limits=Limits(queue=queue), facts=facts)
+        app = App(engine, api_key=api_key, hosts=hosts, limits=Limits(queue=queue), facts=facts, index=index)
         Server(app, ready=on_ready).run(sockets=[listener])
 
 

@@ -27,6 +27,7 @@ from plait.serve.replies import ChatReply, Reply, TextReply
 from plait.serve.requests import ChatAsked, TextAsked, read
 from plait.serve.tasks import TaskReply
 from plait.serve.worker import QueueFull, Stopping, Stream, Worker
+from plait.tasks.retrieve import Index
 
 
 class Limits(Config):
@@ -43,6 +44,7 @@ class App:
     """The ASGI application for one engine, with its worker and metrics.
 
     `facts`: extra fields of the model's entry in `/v1/models` (see `pages.model_facts`).
+    `index`: documents to answer questions from.
     `hosts`: names the server answers to; None for any.
     """
 
@@ -54,8 +56,10 @@ class App:
         hosts: Sequence[str] | None = None,
         limits: Limits | None = None,
         facts: dict[str, Any] | None = None,
+        index: Index | None = None,
     ) -> None:
-        self.engine, self.limits, self.facts = engine, limits or Limits(), facts or {}
+        self.engine, self.limits, self.index = engine, limits or Limits(), index
+        self.facts = (facts or {}) | {"passages": 0 if index is None else len(index.passages)}
         self.created = int(time.time())
         self.worker = Worker(self.limits.queue)
         self.metrics = Metrics(self.worker)
@@ -179,7 +183,7 @@ class App:
         self._check_model(asked.model)
         tasks.check_able(self.engine, name)
         texts = read_texts(asked.input, self.limits.texts)
-        reply, work = await asyncio.to_thread(tasks.prepare, self.engine, name, asked, texts)
+        reply, work = await asyncio.to_thread(tasks.prepare, self.engine, name, asked, texts, self.index)
         stream = self._submit(work)
         return await self._whole(request, stream, tasks.gather(stream, reply), reply)
 

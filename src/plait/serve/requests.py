@@ -130,6 +130,17 @@ class SearchAsked(Body):
     n: int | None = Field(None, ge=1, le=32)
 
 
+class AnswersAsked(SearchAsked):
+    """Body of `/v1/tasks/answer`, whose `input` are questions.
+
+    `context` is what their answers stand in. Without it the documents of the server are searched, if it has
+    any, and each question is shown up to `passages` of them.
+    """
+
+    context: str | None = None
+    passages: int | None = Field(None, ge=1, le=20)
+
+
 class LabelsAsked(Body):
     """Body of `/v1/tasks/classify`; without `labels` those the model learned, without `n` all of them."""
 

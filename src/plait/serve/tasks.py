@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Generator
+from pathlib import PurePath
 from typing import Any
 
 from plait.errors import PlaitError, PromptError, did_you_mean
@@ -10,11 +11,13 @@ from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, Hypothesis, SamplingParams
 from plait.serve.inputs import whole_characters
 from plait.serve.problems import ApiError
-from plait.serve.requests import LabelsAsked, SearchAsked
+from plait.serve.requests import AnswersAsked, LabelsAsked, SearchAsked
 from plait.serve.worker import TURN, Stream
+from plait.tasks import answer as qa
 from plait.tasks.chat import converses
 from plait.tasks.classify import classify, label_ids, labels_of, question_of
-from plait.tasks.task import answer, check, find_task
+from plait.tasks.retrieve import Index
+from plait.tasks.task import Task, answer, check, find_task
 from plait.text.document import Document
 
 SERVED = ("translate", "summarize", "answer", "classify")
@@ -25,10 +28,11 @@ Result = tuple[int, list[dict[str, Any]], int]  # the text's number, its answers
 
 
 class TaskReply:
-    """The answers to all texts, as they are found."""
+    """The answers to all texts, as they are found; `notes` are what else is told of each text."""
 
-    def __init__(self, model: str, task: str, prompt_tokens: int) -> None:
-        self.model, self.task, self.prompt_tokens = model, task, prompt_tokens
+    def __init__(self, model: str, task: str, prompts: list[list[int]], notes: list[dict[str, Any]]) -> None:
+        self.model, self.task, self.notes = model, task, notes
+        self.prompt_tokens = sum(map(len, prompts))
         self.completion_tokens = 0
         self.results: dict[int, list[dict[str, Any]]] = {}
 
@@ -44,7 +48,10 @@ class TaskReply:
             "object": "task",
             "model": self.model,
             "task": self.task,
-            "results": [{"input_index": at, "answers": self.results[at]} for at in sorted(self.results)],
+            "results": [
+                {"input_index": at, "answers": self.results[at]} | self.notes[at]
+                for at in sorted(self.results)
+            ],
             "usage": {
                 "prompt_tokens": self.prompt_tokens,
                 "completion_tokens": self.completion_tokens,
@@ -81,13 +88,20 @@ def check_able(engine: Engine, name: str) -> None:
 
 def body_of(name: str) -> type[SearchAsked] | type[LabelsAsked]:
     """What is asked of a task."""
-    return LabelsAsked if name == "classify" else SearchAsked
+    return {"classify": LabelsAsked, "answer": AnswersAsked}.get(name, SearchAsked)
 
 
 def prepare(
-    engine: Engine, name: str, asked: SearchAsked | LabelsAsked, texts: list[str]
+    engine: Engine,
+    name: str,
+    asked: SearchAsked | LabelsAsked,
+    texts: list[str],
+    index: Index | None = None,
 ) -> tuple[TaskReply, Work]:
     """The empty reply, and the work that fills it, after everything is checked.
+
+    Args:
+        index: the documents that questions without a context are answered from.
 
     Raises:
         ApiError: status 400, for a text that does not fit or settings that cannot be met.
@@ -95,7 +109,7 @@ def prepare(
     documents = [Document(f"input[{number}]", text) for number, text in enumerate(texts)]
     if isinstance(asked, LabelsAsked):
         return _classified(engine, name, asked, documents)
-    return _searched(engine, name, asked, documents)
+    return _searched(engine, find_task(name), asked, documents, index)
 
 
 async def gather(stream: Stream, reply: TaskReply) -> AsyncIterator[None]:
@@ -106,24 +120,48 @@ async def gather(stream: Stream, reply: TaskReply) -> AsyncIterator[None]:
 
 
 def _searched(
-    engine: Engine, name: str, asked: SearchAsked, documents: list[Document]
+    engine: Engine, task: Task, asked: SearchAsked, documents: list[Document], index: Index | None
 ) -> tuple[TaskReply, Work]:
-    task = find_task(name)
     params = _decoding(task.decoding, asked)
     wanted = SamplingParams(max_tokens=max(asked.max_tokens or 1, params.min_tokens))
+    below = _context(asked, index) if isinstance(asked, AnswersAsked) else {}
 
-    def prompt_of(document: Document) -> list[int]:
-        (prompt,) = check(engine, task, [document])
+    def prepared(document: Document) -> tuple[list[int], dict[str, Any]]:
+        if isinstance(asked, AnswersAsked):
+            question = qa.as_question(engine, document, params, **below)
+            prompt, note = question.prompt, _read_with(question, cited=below["index"] is not None)
+        else:
+            (prompt,), note = check(engine, task, [document]), {}
         engine.check(prompt, wanted)
-        return prompt
+        return prompt, note
 
-    prompts = _each(documents, prompt_of)
+    made = _each(documents, prepared)
+    prompts = [prompt for prompt, _ in made]
 
     def some(numbers: list[int]) -> list[Result]:
         found = answer(engine, [prompts[number] for number in numbers], params)
         return [(number, *_written(hypotheses)) for number, hypotheses in zip(numbers, found)]
 
-    return _job(engine, name, prompts, max(1, ROWS // params.beams), some)
+    reply = TaskReply(engine.name, task.name, prompts, [note for _, note in made])
+    return reply, _job(prompts, max(1, ROWS // params.beams), some)
+
+
+def _context(asked: AnswersAsked, index: Index | None) -> dict[str, Any]:
+    """What questions are answered from: the context that came with them, else the server's documents."""
+    if asked.context is not None:
+        index = None
+    if asked.passages and index is None:
+        why = "this server has no documents" if asked.context is None else "a context is given"
+        message = f"passages={asked.passages} of the documents, and {why}; leave passages out"
+        raise ApiError(message, param="passages", code="invalid_value")
+    context = None if asked.context is None else whole_characters(asked.context, "context")
+    return {"context": context, "index": index, "passages": asked.passages or qa.PASSAGES}
+
+
+def _read_with(question: qa.Question, *, cited: bool) -> dict[str, Any]:
+    """The passages that a question was shown, by file without folders, and whether its context was cut."""
+    found = [{"source": PurePath(one.source).name, "text": one.text} for one in question.passages]
+    return ({"citations": found} if cited else {}) | ({"cut": True} if question.cut else {})
 
 
 def _written(found: list[tuple[str, Hypothesis]]) -> tuple[list[dict[str, Any]], int]:
@@ -147,12 +185,11 @@ def _classified(
         return [(number, _shares(one.probabilities)[: asked.n], 0) for number, one in zip(numbers, found)]
 
     prompts = [prompt for prompt, _ in questions]
-    return _job(engine, name, prompts, max(1, ROWS // len(labels)), some)
+    reply = TaskReply(engine.name, name, prompts, [{} for _ in prompts])
+    return reply, _job(prompts, max(1, ROWS // len(labels)), some)
 
 
-def _job(
-    engine: Engine, name: str, prompts: list[list[int]], size: int, some: Callable[[list[int]], list[Result]]
-) -> tuple[TaskReply, Work]:
+def _job(prompts: list[list[int]], size: int, some: Callable[[list[int]], list[Result]]) -> Work:
     """Work on `size` texts at a time, those of about one length together."""
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
 
@@ -162,7 +199,7 @@ def _job(
                 yield TURN
             yield some(order[at : at + size])
 
-    return TaskReply(engine.name, name, sum(map(len, prompts))), work
+    return work
 
 
 def _each(documents: list[Document], prepare: Callable[[Document], Any]) -> list[Any]:

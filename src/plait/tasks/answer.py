@@ -39,13 +39,19 @@ class Question:
     """A question as the model reads it.
 
     Attributes:
+        passages: those that it is shown.
         cut: whether only the beginning of its context fits the model's own.
     """
 
     document: Document
     prompt: list[int]
-    citations: list[str] = field(default_factory=list)
+    passages: list[Passage] = field(default_factory=list)
     cut: bool = False
+
+    @property
+    def citations(self) -> list[str]:
+        """Where the passages stand."""
+        return [passage.source for passage in self.passages]
 
 
 def question_of(document: Document) -> str:
@@ -136,12 +142,12 @@ def as_question(
     kept = found[: fitting(lambda many: size(shown(found[:many])) <= room, len(found))]
     whole = shown(kept or found[:1])
     held = whole[: fitting(lambda end: size(whole[:end]) <= room, len(whole))]
-    sources = [one.source for one in kept or found[:1]] if held else []
-    return _question(engine, document, held, sources, cut=held != whole)
+    read = (kept or found[:1]) if held else []
+    return _question(engine, document, held, read, cut=held != whole)
 
 
 def _question(
-    engine: Engine, document: Document, context: str, citations: list[str], *, cut: bool
+    engine: Engine, document: Document, context: str, passages: list[Passage], *, cut: bool
 ) -> Question:
     document = replace(document, record=document.record | {"context": context})
     try:
@@ -149,7 +155,7 @@ def _question(
         engine.check(prompt, SamplingParams(max_tokens=1))
     except PromptError as error:
         raise PromptError(f"{document.id}: {error}") from None
-    return Question(document, prompt, citations, cut)
+    return Question(document, prompt, passages, cut)
 
 
 def _size(engine: Engine, document: Document) -> Callable[[str], int]:

@@ -58,6 +58,8 @@ export const en = {
   answer_label: "Question",
   answer_go: "Answer",
   answer_context: "What the answer stands in, if anything",
+  answer_context_or_documents: "What the answer stands in; left empty, the documents of this server are searched",
+  context_cut: "Only the beginning of the context was read: it is too long for this model.",
   classify_title: "Classify a text",
   classify_label: "Text to classify",
   classify_go: "Classify",

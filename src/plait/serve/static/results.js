@@ -42,19 +42,21 @@ class Row {
     return [this.text, this.best].map((part) => part.replace(/\s+/g, " ")).join("\t");
   }
 
-  show(answers) {
+  show({ answers, citations = [], cut }) {
     this.best = answers[0]?.text ?? "";
     const [kind, draw] = this.task === "classify" ? ["shares", label] : ["written", written];
-    this.settle(answers.length ? el("ol", { class: kind }, ...answers.map(draw)) : words("no_answer", {}, "p", { class: "meta" }));
+    const list = answers.length ? el("ol", { class: kind }, ...answers.map(draw)) : words("no_answer", {}, "p", { class: "meta" });
+    const read = cut ? words("context_cut", {}, "p", { class: "meta" }) : null;
+    this.settle(list, ...[read, ...citations.map(cited)].filter(Boolean));
   }
 
   fail(message) {
     this.settle(el("p", { class: "problem" }, message));
   }
 
-  settle(node) {
+  settle(...nodes) {
     this.settled = true;
-    this.cell.replaceChildren(node);
+    this.cell.replaceChildren(...nodes);
   }
 }
 
@@ -63,6 +65,11 @@ function written({ text, score, finish_reason: end }) {
   const cut = end === "length" ? words("was_cut", {}, "span", { class: "meta" }) : null;
   const notes = el("span", { class: "notes" }, value, cut, copyButton("copy_answer", () => text, true));
   return el("li", {}, el("span", { class: "answer", dir: "auto" }, text), notes);
+}
+
+// A passage that could be read, by its place; it opens.
+function cited({ source, text }) {
+  return el("details", { class: "cited" }, el("summary", { dir: "auto" }, source), el("p", { dir: "auto" }, text));
 }
 
 function label({ text, score }) {

@@ -22,7 +22,8 @@ function mount(name, usual, section, app) {
   let results = null;
 
   const area = el("textarea", { id: `${name}-text`, rows: "3", dir: "auto", "data-t-placeholder": `${name}_label`, "data-t-label": `${name}_label` });
-  const context = name === "answer" ? el("textarea", { id: "answer-context", class: "context", rows: "2", dir: "auto", "data-t-placeholder": "answer_context", "data-t-label": "answer_context" }) : null;
+  const asks = app.model.plait?.passages ? "answer_context_or_documents" : "answer_context";
+  const context = name === "answer" ? el("textarea", { id: "answer-context", class: "context", rows: "2", dir: "auto", "data-t-placeholder": asks, "data-t-label": asks }) : null;
   const boxes = [context, area].filter(Boolean);
   const go = el("button", { class: "primary", type: "submit" }, icon("spark"), words(`${name}_go`));
   const stop = el("button", { class: "primary stop", type: "button", hidden: true, onclick: () => controller?.abort() }, icon("square"), words("stop"));
@@ -71,13 +72,13 @@ function mount(name, usual, section, app) {
 
   // Asks about some rows at a time; a row that is refused says why, and the others are asked about again.
   async function answerAll(rows) {
-    const before = context?.value.trim() ? `${context.value.trim()}\n` : "";
+    const given = context?.value.trim() ? { context: context.value.trim() } : {};
     while (rows.length) {
       const some = rows.slice(0, TOGETHER);
-      const body = { model: app.model.id, input: some.map((row) => before + row.text), ...options.request };
+      const body = { model: app.model.id, input: some.map((row) => row.text), ...given, ...options.request };
       try {
         const made = await post(`/v1/tasks/${name}`, body, controller.signal);
-        for (const { input_index, answers } of made.results) some[input_index].show(answers);
+        for (const { input_index, ...found } of made.results) some[input_index].show(found);
         rows = rows.slice(some.length);
       } catch (error) {
         const refused = some[/^input\[(\d+)\]/.exec(error.param ?? "")?.[1]];
