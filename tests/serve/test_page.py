@@ -7,6 +7,12 @@ from typing import Any
 
 import pytest
 
+from plait.infer.engine import Engine
+from plait.nn.config import ModelConfig
+from plait.nn.decoder import Decoder
+from plait.nn.initialize import initialize
+from plait.text.train_tokenizer import train
+
 
 @pytest.fixture
 def url(start: Callable, scripted) -> Iterator[str]:
@@ -105,6 +111,27 @@ def test_a_continuation_can_branch_at_a_token_on_a_phone(url: str, open_page: Ca
     page.get_by_text("Parameters", exact=True).wait_for()
     page.keyboard.press("Escape")
     assert page.locator("#panel").is_hidden()
+
+
+def test_a_model_that_fills_in_middles_is_given_what_follows(start: Callable, open_page: Callable):
+    tokenizer = train(["x"], kind="byte", fim=True)
+    model = Decoder(ModelConfig(vocab=tokenizer.vocab_size, width=32, layers=2, heads=4, context=256))
+    initialize(model, 0)
+    with start(Engine(model, tokenizer)) as server:
+        page = open_page(server.url)
+        page.get_by_role("tab", name="Complete").click()
+        page.get_by_label("What follows, if the model is to fill").fill("The end.")
+        page.get_by_label("Beginning of a text").fill("Once")
+        with page.expect_request("**/v1/completions") as asked:
+            page.keyboard.press("Control+Enter")
+        assert (asked.value.post_data_json["prompt"], asked.value.post_data_json["suffix"]) == (
+            "Once",
+            "The end.",
+        )
+        page.get_by_text("tokens ·").wait_for()
+        shown = page.locator("#complete .output").inner_text()
+        assert shown.startswith("Once")
+        assert shown.endswith("The end.")
 
 
 def test_the_key_is_asked_for_and_errors_are_told_in_words(start: Callable, engine, open_page: Callable):

@@ -18,6 +18,8 @@ export function mount(section, app) {
   let result = null;
 
   const area = el("textarea", { id: "beginning", rows: "3", "data-t-placeholder": "complete_placeholder", "data-t-label": "complete_label" });
+  const ending = app.model.plait.middle ? el("textarea", { id: "ending", class: "ending", rows: "2", "data-t-placeholder": "complete_ending", "data-t-label": "complete_ending" }) : null;
+  const boxes = [area, ending].filter(Boolean);
   const go = el("button", { class: "primary", type: "submit" }, icon("spark"), words("complete_go"));
   const stop = el("button", { class: "primary stop", type: "button", hidden: true, onclick: () => run?.stop() }, icon("square"), words("stop"));
   const again = el("button", { class: "quiet", type: "button", hidden: true, onclick: () => start(area.value) }, icon("again"), words("again"));
@@ -31,7 +33,7 @@ export function mount(section, app) {
   const output = el("div", { class: "output", hidden: true });
   const meta = el("p", { class: "meta" });
   const note = words("complete_pick", {}, "p", { class: "hint" });
-  const form = el("form", { class: "sheet" }, area, el("div", { class: "bar-row" }, go, stop, again, keep, wipe, words("keys_complete", {}, "span", { class: "keys" })));
+  const form = el("form", { class: "sheet" }, ...boxes, el("div", { class: "bar-row" }, go, stop, again, keep, wipe, words("keys_complete", {}, "span", { class: "keys" })));
   const found = el("section", { class: "found", hidden: true }, words("complete_result", {}, "h2"), output, el("div", { class: "below" }, meta, toggle), note);
   section.classList.toggle("coloured", coloured);
   section.append(
@@ -46,8 +48,8 @@ export function mount(section, app) {
     event.preventDefault();
     start(area.value);
   });
-  area.addEventListener("input", () => grow(area));
-  area.addEventListener("keydown", (event) => {
+  for (const box of boxes) box.addEventListener("input", () => grow(box));
+  form.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.isComposing) {
       event.preventDefault();
       form.requestSubmit();
@@ -61,13 +63,14 @@ export function mount(section, app) {
     const tokens = new TokenText({ pick: (before, text) => start(prompt, kept + before + text) });
     result = { prompt, kept, tokens };
     const wait = el("span", { class: "wait", role: "img", "aria-label": t("thinking") }, el("i"), el("i"), el("i"));
+    const suffix = ending?.value;
     tokens.node.prepend(el("span", { class: "prompt" }, prompt), el("span", { class: "picked" }, kept));
-    output.replaceChildren(tokens.node, wait);
+    output.replaceChildren(tokens.node, wait, ...(suffix ? [el("span", { class: "prompt" }, suffix)] : []));
     output.hidden = found.hidden = false;
     meta.replaceChildren();
     busy(true);
     const usual = { max_tokens: USUAL_LENGTH };
-    run = new Run("/v1/completions", { model: app.model.id, prompt: prompt + kept, logprobs: SHOWN_ALTERNATIVES, ...usual, ...app.settings.request });
+    run = new Run("/v1/completions", { model: app.model.id, prompt: prompt + kept, logprobs: SHOWN_ALTERNATIVES, ...usual, ...(suffix && { suffix }), ...app.settings.request });
     try {
       await run.go((_, more) => {
         wait.remove();
@@ -93,9 +96,8 @@ export function mount(section, app) {
 
   function clear() {
     run?.stop();
-    area.value = "";
     clearFound();
-    grow(area);
+    for (const box of boxes) (box.value = ""), grow(box);
     area.focus();
   }
 

@@ -92,6 +92,7 @@ export const en = {
   complete_title: "Begin a text, the model goes on",
   complete_label: "Beginning of a text",
   complete_placeholder: "Once upon a time",
+  complete_ending: "What follows, if the model is to fill in the middle",
   complete_go: "Continue",
   complete_keep: "Keep",
   complete_keep_hint: "Make this part of the text above",

@@ -92,6 +92,7 @@ export const zh = {
   complete_title: "你开个头，模型接着写",
   complete_label: "文章开头",
   complete_placeholder: "很久很久以前",
+  complete_ending: "后文（若要模型补写中间部分）",
   complete_go: "续写",
   complete_keep: "采用",
   complete_keep_hint: "把这段并入上面的文字",
