@@ -7,7 +7,7 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from plait.errors import ConfigError, InputError
-from plait.eval.summary import KINDS, CharacterTokenizer, looks_cjk, rouge, rouge_values
+from plait.eval.summary import KINDS, CharacterTokenizer, looks_cjk, looks_foreign, rouge, rouge_values
 
 HYPOTHESES = ["The runner was running.\nHe fell", "", "naïve café 42", "A dog, a dog; a dog!"]
 REFERENCES = [
@@ -48,6 +48,24 @@ def test_chinese_is_counted_by_character():
         "rougeLsum": [0.75],
     }
     assert "tokenizer:characters" in rouge(**given, lang="ja")[0].signature
+
+
+@pytest.mark.parametrize(
+    ("lang", "text", "other"),
+    [
+        ("ko", "나는 서울에 산다.", "나는 부산에 산다"),
+        ("ru", "Я живу в Москве", "Я живу в Киеве."),
+        ("hi", "मैं घर में", "मैं घर से"),
+    ],
+)
+def test_words_of_any_script_count(lang, text, other):
+    given = {"hypotheses": [text], "references": [[other]]}
+    assert looks_foreign([text])
+    assert rouge_values(**given)["rouge1"] == [0.0]
+    shared = len(set(text.rstrip(".").split()) & set(other.rstrip(".").split())) / len(text.split())
+    assert rouge_values(**given, lang=lang)["rouge1"] == [pytest.approx(shared)]
+    assert "tokenizer:words" in rouge(**given, lang=lang)[0].signature
+    assert not looks_foreign(["plain words", "déjà vu"])
 
 
 def test_it_is_noticed_when_texts_need_a_language():

@@ -1,8 +1,9 @@
-"""ROUGE as rouge-score computes it, and for Chinese and Japanese over characters."""
+"""ROUGE as rouge-score computes it, and over the characters or words of languages that it cannot read."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
@@ -30,6 +31,18 @@ class CharacterTokenizer:
         return _CJK_TOKEN.findall(text.lower())
 
 
+class WordTokenizer:
+    """Runs of letters, marks and digits of any script as lower-cased words."""
+
+    def tokenize(self, text: str) -> list[str]:
+        """Tokens without punctuation, as rouge-score asks for them."""
+        parts = (part if unicodedata.category(part)[0] in "LMN" else " " for part in text.lower())
+        return "".join(parts).split()
+
+
+TOKENIZERS = {"characters": CharacterTokenizer, "words": WordTokenizer}
+
+
 def rouge(
     *,
     hypotheses: Texts,
@@ -45,13 +58,13 @@ def rouge(
         hypotheses, references: see `plait.eval.inputs.check`; of several references the best by F1 counts.
         kinds: n-grams (`rouge1`, `rouge2`), longest common subsequence (`rougeL`), and the same sentence by
             sentence (`rougeLsum`).
-        lang: `zh` and `ja` count characters, where English words would be none; otherwise the words are those
-            of rouge-score: runs of a-z and 0-9.
+        lang: `zh` and `ja` count characters, other languages their words; English, and what is not told, the
+            words of rouge-score, which are runs of a-z and 0-9.
         stem: Porter's stemmer, for English.
         split: find the sentences for `rougeLsum` with nltk; by default they are the lines of a text.
 
     Raises:
-        ConfigError: an unknown kind; stemming of characters.
+        ConfigError: an unknown kind; stemming of another language than English.
         InputError: what `check` refuses.
         MissingExtra: without rouge-score.
     """
@@ -59,7 +72,7 @@ def rouge(
         hypotheses=hypotheses, references=references, kinds=kinds, lang=lang, stem=stem, split=split
     )
     settings = {
-        "tokenizer": "characters" if _by_character(lang) else "rouge-score",
+        "tokenizer": _tokenizer(lang),
         "stem": "yes" if stem else "no",
         "sentences": "nltk" if split else "lines",
         "nrefs": len(references),
@@ -81,7 +94,7 @@ def rouge_values(
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigError(f"{kind!r} is no ROUGE{did_you_mean(kind, KINDS)}; use {', '.join(KINDS)}")
-    if stem and _by_character(lang):
+    if stem and _tokenizer(lang) in TOKENIZERS:
         raise ConfigError(f"stem is for English words; leave it out for lang={lang}")
     samples = check(hypotheses, references)
     scorer = _scorer(list(kinds), lang, stem, split)
@@ -100,11 +113,19 @@ def looks_cjk(texts: Texts) -> bool:
     return 2 * sum(len(_CJK.findall(text)) for text in texts) > letters
 
 
-def _by_character(lang: str | None) -> bool:
-    return primary(lang) in ("zh", "ja")
+def looks_foreign(texts: Texts) -> bool:
+    """Whether most letters are none that rouge-score sees, which are those from a to z."""
+    letters = [letter for text in texts for letter in text.lower() if letter.isalpha()]
+    return 2 * sum("a" <= letter <= "z" for letter in letters) < len(letters)
+
+
+def _tokenizer(lang: str | None) -> str:
+    code = primary(lang)
+    return "rouge-score" if code in ("", "en") else "characters" if code in ("zh", "ja") else "words"
 
 
 def _scorer(kinds: list[str], lang: str | None, stem: bool, split: bool) -> Any:
-    tokenizer = CharacterTokenizer() if _by_character(lang) else None
+    made = TOKENIZERS.get(_tokenizer(lang))
+    tokenizer = made() if made else None
     module = need("rouge_score.rouge_scorer", "eval")
     return module.RougeScorer(kinds, use_stemmer=stem, split_summaries=split, tokenizer=tokenizer)

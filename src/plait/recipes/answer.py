@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait.errors import ConfigError
+from plait.log import warn
 from plait.recipes.answers_file import Made
 from plait.recipes.apply import (
     Application,
@@ -21,6 +22,7 @@ from plait.recipes.apply import (
 from plait.text.document import Document
 
 if TYPE_CHECKING:
+    from plait.tasks.answer import Question
     from plait.tasks.retrieve import Index
 
 ALONE = "a question has either --context or --documents, not both"
@@ -64,7 +66,6 @@ def answer(
     request = read_request(question, input, output, batch, fields)
     text = None if context is None else text_or_file(context)
     from plait.infer.engine import Engine
-    from plait.recipes.evaluate_task import warn_of
     from plait.tasks import answer as task
 
     index = index_of(documents) if documents else None
@@ -77,7 +78,7 @@ def answer(
             task.as_question(engine, record, params, context=text, index=index, passages=passages)
             for record in records
         ]
-        warn_of(questions)
+        tell_cut(questions)
         return questions
 
     def found(questions: list[task.Question]) -> list[Made]:
@@ -98,6 +99,12 @@ def answer(
         each=params.n,
     )
     respond(request, application)
+
+
+def tell_cut(questions: Sequence[Question]) -> None:
+    """Warn of contexts that were cut to fit the model's."""
+    if cut := [question.document.id for question in questions if question.cut]:
+        warn(f"contexts cut to what fits the model's: {len(cut):,} (first: {cut[0]})")
 
 
 def text_or_file(context: str) -> str:

@@ -122,7 +122,9 @@ def evaluate(
     engine = Engine(model, device=device, dtype=dtype)
     scores = measure(engine=engine)
     if name in TASKS:
-        scores = [_with_settings(score, listed(data), limit=limit, truncate=truncate) for score in scores]
+        # of two aligned files the questions name the first only
+        read = describe_data(listed(data)) if aligned(listed(data)) else None
+        scores = [_with_settings(score, read, limit=limit, truncate=truncate) for score in scores]
     if out is not None:
         write_scores(out, str(model), scores)
         log.say(f"wrote {out}")
@@ -133,14 +135,11 @@ def evaluate(
     return scores
 
 
-def _with_settings(score: Score, data: list[str], **settings: Any) -> Score:
-    """A task's score with what of the data was read; of two aligned files questions name the first only."""
+def _with_settings(score: Score, data: list[dict[str, str | None]] | None, **settings: Any) -> Score:
+    """A task's score with how much of the data was read, and the data where they are other than it says."""
     asked = signature(**{name: value for name, value in settings.items() if value})
-    return replace(
-        score,
-        data=describe_data(data) if aligned(data) else score.data,
-        signature="|".join(filter(None, (score.signature, asked))),
-    )
+    described = "|".join(filter(None, (score.signature, asked)))
+    return replace(score, data=data or score.data, signature=described)
 
 
 def _check(

@@ -14,7 +14,7 @@ from plait.eval.bootstrap import Paired, paired
 from plait.eval.language import primary
 from plait.eval.options import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json
-from plait.eval.summary import looks_cjk
+from plait.eval.summary import looks_cjk, looks_foreign
 from plait.eval.translation import tokenization
 from plait.files import write_text
 
@@ -161,9 +161,14 @@ def _records(rows: list, files: list[str]) -> list[dict]:
 
 def advise(metrics: Sequence[str], options: Options, references: Sequence[str]) -> None:
     """Say what would make scores of this language comparable, where an option is missing."""
-    words = any(metric == "bleu" or metric.startswith("rouge") for metric in metrics)
-    if words and not options.lang and not options.tokenize and looks_cjk(references):
+    rouge = any(metric.startswith("rouge") for metric in metrics)
+    told = options.lang or options.tokenize
+    if (rouge or "bleu" in metrics) and not told and looks_cjk(references):
         log.warn("the references look Chinese or Japanese; give --lang zh or --lang ja to tokenize them so")
+    elif rouge and not told and looks_foreign(references):
+        log.warn(
+            "ROUGE sees only letters from a to z; give the language of the references, such as --lang ko"
+        )
     japanese = "bleu" in metrics and not options.tokenize and primary(options.lang) == "ja"
     if japanese and tokenization("ja") == "char":
         log.warn("BLEU counts characters, as MeCab is not installed; run: pip install 'sacrebleu[ja]'")

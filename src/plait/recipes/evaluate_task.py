@@ -17,6 +17,7 @@ from plait.eval.scores import Score, describe_data
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
 from plait.infer.search import BATCH
+from plait.recipes.answer import tell_cut
 from plait.recipes.apply import made_with, with_remedy
 from plait.recipes.evaluate_outputs import PLAIN, advise, listed
 from plait.tasks import answer as qa
@@ -117,7 +118,7 @@ def evaluate_answers(
     """
     decoding = decoding or qa.TASK.decoding
     asked = [qa.as_question(engine, question, decoding) for question in questions]
-    warn_of(asked)
+    tell_cut(asked)
     count, first = qa.elsewhere(questions)
     if count:
         log.warn(elsewhere_text(count, first))
@@ -136,12 +137,6 @@ def evaluate_completions(
     """Scores of the middles that a model fills in, and these; `options` as in `evaluate_task`."""
     prompts = [complete.completion_prompt(engine, question) for question in questions]
     return evaluate_task(engine, complete.TASK, questions, prompts=prompts, **options)
-
-
-def warn_of(questions: Sequence[qa.Question]) -> None:
-    """Tell how many contexts were cut to fit the model's."""
-    if cut := [question.document.id for question in questions if question.cut]:
-        log.warn(f"contexts cut to what fits the model's: {len(cut):,} (first: {cut[0]})")
 
 
 def evaluate_labels(
