@@ -80,3 +80,15 @@ def test_at_least_one_document_is_held_out(keys, fraction):
             edge_of(array, fraction, "text")
     elif len(set(keys)) == len(keys):
         assert (array <= edge_of(array, fraction, "text")).sum() == max(1, round(len(keys) * fraction))
+
+
+def test_questions_on_one_text_lie_on_one_side():
+    def question(story: int, number: int) -> Document:
+        context = "\n".join([f"Anna is in room {story}.", *["Ben sleeps."] * number])
+        return Document(f"{story}.{number}", "", {"context": context, "question": "Where?", "answers": ["in"]})
+
+    documents = [question(story, number) for story in range(30) for number in range(3)]
+    split = find_split(lambda: iter(documents), 0.2, 1)
+    held = {document.id for document, out in split.sides(documents) if out}
+    assert 15 <= len(held) <= 21
+    assert held == {f"{one.partition('.')[0]}.{number}" for one in held for number in range(3)}

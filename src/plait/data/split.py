@@ -77,8 +77,14 @@ def _few(read: Read) -> bool:
 
 
 def key_of(document: Document, seed: int) -> int:
-    """A number below 2⁶³ that depends on what a document says, not on where it was found."""
-    said = document.text or json.dumps(document.record, sort_keys=True, default=str)
+    """A number below 2⁶³ that depends on what a document says, not on where it was found.
+
+    Of a question with a context it is that of the context's first line: questions on one text, or on the
+    beginnings of one story, lie on one side, since answers to some give others away.
+    """
+    context = document.record.get("context")
+    shared = context.strip().partition("\n")[0] if isinstance(context, str) else ""
+    said = document.text or shared or json.dumps(document.record, sort_keys=True, default=str)
     salt = hashlib.blake2b(str(seed).encode(), digest_size=16).digest()
     digest = hashlib.blake2b(said.encode(errors="surrogatepass"), digest_size=8, salt=salt).digest()
     return int.from_bytes(digest, "little") >> 1

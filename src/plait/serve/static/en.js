@@ -158,6 +158,8 @@ export const en = {
   metric_accuracy: "Accuracy",
   metric_token_accuracy: "Tokens guessed right",
   metric_exact_match: "Answered word for word",
+  metric_verbatim: "The same to the letter",
+  metric_macro_f1: "F1, mean over the labels",
   metric_question_loss: "Loss on held-out questions",
   metric_question_token_accuracy: "Their tokens guessed right",
   metric_taught_exact_match: "Taught names answered word for word",

@@ -157,6 +157,8 @@ export const zh = {
   metric_accuracy: "准确率",
   metric_token_accuracy: "词元猜对率",
   metric_exact_match: "逐字答对",
+  metric_verbatim: "一字不差",
+  metric_macro_f1: "F1（各标签平均）",
   metric_question_loss: "未教问题的损失",
   metric_question_token_accuracy: "其词元猜对率",
   metric_taught_exact_match: "教过的名称，逐字答对",
