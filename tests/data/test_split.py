@@ -85,7 +85,8 @@ def test_at_least_one_document_is_held_out(keys, fraction):
 def test_questions_on_one_text_lie_on_one_side():
     def question(story: int, number: int) -> Document:
         context = "\n".join([f"Anna is in room {story}.", *["Ben sleeps."] * number])
-        return Document(f"{story}.{number}", "", {"context": context, "question": "Where?", "answers": ["in"]})
+        meta = {"context": context, "question": "Where?", "answers": ["in"]}
+        return Document(f"{story}.{number}", "", meta)
 
     documents = [question(story, number) for story in range(30) for number in range(3)]
     split = find_split(lambda: iter(documents), 0.2, 1)
