@@ -33,7 +33,7 @@ class TrainState:
         step: optimizer steps done in this stage.
         tokens: target tokens trained on.
         seconds: time spent in steps; the clock of `train.minutes`.
-        worst: a loss above this is an explosion; set at the first step.
+        worst: a loss far above this is an explosion; set at the first step.
         loss_scale: of float16; 1 otherwise.
         good_steps: since the loss scale last changed.
     """
@@ -110,7 +110,7 @@ def train(
             state.loss_scale, state.good_steps = state.loss_scale / 2, 0  # overflow: skip this update
             optim.skip()
         else:
-            check_loss(mean, grad_norm, state, batch, untrained=math.log(placed.config.vocab))
+            check_loss(mean, grad_norm, state, batch, tokens=tokens, untrained=math.log(placed.config.vocab))
             share = lr_share(config, *_progress(config, state, total_steps))
             optim.step(share)
             placed.update_biases()
@@ -140,11 +140,12 @@ def step_seed(seed: int, step: int, rank: int = 0) -> int:
 
 
 def check_loss(
-    loss: float, grad_norm: float, state: TrainState, batch: StepBatch, *, untrained: float
+    loss: float, grad_norm: float, state: TrainState, batch: StepBatch, *, tokens: int, untrained: float
 ) -> None:
     """Stop at a NaN, an infinite gradient, or a loss far above that of an untrained model.
 
     Args:
+        tokens: how many the loss is the mean of; that of a few is noise, and may lie further off.
         untrained: the loss of a model that knows nothing, `ln(vocab)`; one that starts from a trained model
             may meet a batch that is far worse than its first.
 
@@ -153,11 +154,12 @@ def check_loss(
     """
     if state.worst == math.inf and math.isfinite(loss):
         state.worst = 2 * max(loss, untrained) + 2  # twice that is no noise
-    if math.isfinite(loss) and math.isfinite(grad_norm) and loss <= state.worst:
+    limit = state.worst * (1 + 4 / math.sqrt(tokens))
+    if math.isfinite(loss) and math.isfinite(grad_norm) and loss <= limit:
         return
     ids = batch.document_ids()
     shown = ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")
-    what = f"the loss is {loss:.4g} (it may reach {state.worst:.4g}) and the gradient norm {grad_norm:.4g}"
+    what = f"the loss is {loss:.4g} (it may reach {limit:.4g}) and the gradient norm {grad_norm:.4g}"
     raise TrainingError(
         f"step {state.step + 1}: {what}; its batch held {shown}; lower train.lr, lengthen train.warmup, "
         "or look at these documents"
