@@ -9,7 +9,7 @@ from plait.errors import TrainingError
 from plait.nn.loss import LossSum
 from plait.parallel.placed import Placed
 from plait.train.config import TrainConfig
-from plait.train.loop import GROW_AFTER, TrainState, train
+from plait.train.loop import GROW_AFTER, TrainState, check_loss, train
 from plait.train.objectives import next_token, objective_of
 from plait.train.optim import Optimizer
 
@@ -178,6 +178,15 @@ def test_a_broken_loss_stops_before_the_weights_change(make_placed, make_step, b
     assert state.step == 2
     for name, tensor in weights(placed).items():
         assert torch.equal(tensor, before[name])
+
+
+def test_a_loss_of_few_tokens_may_lie_further_off(make_step):
+    state, batch = TrainState(), make_step(0)
+    check_loss(5.0, 1.0, state, batch, tokens=1000, untrained=6.0)
+    check_loss(20.0, 1.0, state, batch, tokens=16, untrained=6.0)
+    for loss, tokens in [(20.0, 1000), (30.0, 16)]:
+        with pytest.raises(TrainingError, match=f"the loss is {loss:.0f} "):
+            check_loss(loss, 1.0, state, batch, tokens=tokens, untrained=6.0)
 
 
 def test_an_infinite_gradient_under_a_finite_loss_stops_too(make_placed, make_step):

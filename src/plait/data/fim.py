@@ -34,6 +34,11 @@ def cut(text: str, seed: int, share: float = 1.0) -> Parts | None:
     return Parts(text[:first], text[first:second], text[second:])
 
 
+def fills_middles(tokenizer: Tokenizer) -> bool:
+    """Whether a tokenizer has the tokens of `fim_ids`."""
+    return all(tokenizer.token_id(token) is not None for token in FIM_TOKENS)
+
+
 def fim_ids(tokenizer: Tokenizer) -> tuple[int, int, int]:
     """The tokens that stand before a prefix, a suffix and a middle.
 

@@ -123,7 +123,8 @@ def evaluate(
     scores = measure(engine=engine)
     if name in TASKS:
         # of two aligned files the questions name the first only
-        read = describe_data(listed(data)) if aligned(listed(data)) else None
+        files = listed(data)
+        read = describe_data(files) if aligned(files) else None
         scores = [_with_settings(score, read, limit=limit, truncate=truncate) for score in scores]
     if out is not None:
         write_scores(out, str(model), scores)

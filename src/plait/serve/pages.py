@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from plait.data.fim import fills_middles
 from plait.log import warn
-from plait.text.tokenizer_config import FIM_TOKENS
 
 TYPES = {
     ".css": "text/css; charset=utf-8",
@@ -54,7 +54,7 @@ def model_facts(engine: Any, directories: list[Path]) -> dict[str, Any]:
         "chat": bool(engine.tokenizer.chat_template),
         "encodes": engine.encodes,
         "labels": engine.labels,
-        "middle": all(engine.tokenizer.token_id(token) is not None for token in FIM_TOKENS),
+        "middle": fills_middles(engine.tokenizer),
         "sampling": engine.recommended,
         "scores": [result for result in results or [] if isinstance(result, dict)],
         "suggestions": suggestions if isinstance(suggestions, list | dict) else [],
