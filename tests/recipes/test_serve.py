@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import signal
 import socket
@@ -85,10 +86,19 @@ def test_what_cannot_be_served(run: Path, monkeypatch: pytest.MonkeyPatch):
         serve(run, port=0)
 
 
-def test_an_open_server_without_a_key_is_warned_of(run: Path, capsys: pytest.CaptureFixture[str]):
-    def stop(url: str) -> None:
-        raise KeyboardInterrupt
+def stop(url: str) -> None:
+    raise KeyboardInterrupt
 
+
+def test_the_log_handlers_of_the_process_stay_open(run: Path, monkeypatch: pytest.MonkeyPatch):
+    handler, closed = logging.StreamHandler(), []
+    monkeypatch.setattr(handler, "close", lambda: closed.append(handler))
+    with pytest.raises(KeyboardInterrupt):
+        serve(run, port=0, ready=stop)
+    assert not closed
+
+
+def test_an_open_server_without_a_key_is_warned_of(run: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(KeyboardInterrupt):
         serve(run, host="0.0.0.0", port=0, ready=stop)
     assert "everyone who can reach 0.0.0.0 can use this server" in capsys.readouterr().err

@@ -105,10 +105,11 @@ class Stack(nn.Module):
         return Mask(self.causal, positions_q=where, segments_q=segments, bias=bias)
 
     def _bias(self, query: Tensor, key: Tensor) -> Tensor:
-        distance = key[:, None, :] - query[:, :, None]
         if self.relative_bias is None:
-            slopes = alibi_slopes(self.config.heads).float().to(distance.device)
-            return -slopes[None, :, None, None] * distance[:, None].abs()
+            slopes = alibi_slopes(self.config.heads).float().to(query.device)
+            query, key = query.to(slopes.dtype), key.to(slopes.dtype)  # a product of mixed types is slow
+            return -slopes[None, :, None, None] * (key[:, None, None, :] - query[:, None, :, None]).abs()
+        distance = key[:, None, :] - query[:, :, None]
         buckets = t5_buckets(
             distance, self.config.t5_buckets, self.config.t5_max_distance, bidirectional=not self.causal
         )

@@ -59,6 +59,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: App, *, ready: Callable[[], None] | None = None) -> None:
         config = uvicorn.Config(
             app,
+            log_config=None,  # uvicorn's own would close every log handler of the process
             log_level="warning",
             access_log=False,
             ws="none",
