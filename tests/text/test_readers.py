@@ -1,9 +1,10 @@
+"""Every form of file, plain and compressed, gives the same documents; what cannot be read is refused."""
+
 import csv
 import gzip
 import io
 import json
 import os
-import re
 import sys
 from pathlib import Path
 
@@ -12,38 +13,16 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
-from plait.errors import ConfigError, InputError
+from plait.errors import InputError
 from plait.text.document import Document
-from plait.text.encoding import decoded, guess_encoding, lines_of
 from plait.text.readers import read
 
 DATA = Path(__file__).parents[3] / "shared/data"
 ZH = "今天天气很好，我们去公园散步。"
 
 
-def put(path: Path, text: str | bytes) -> str:
-    data = text.encode() if isinstance(text, str) else text
-    if path.suffix == ".gz":
-        data = gzip.compress(data)
-    elif path.suffix == ".zst":
-        data = zstandard.compress(data)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return str(path)
-
-
-def texts(inputs, **options) -> list[str]:
-    return [document.text for document in read(inputs, on_skip=lambda where, reason: None, **options)]
-
-
-def fails(inputs, message: str, **options) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        list(read(inputs, on_skip=lambda where, reason: None, **options))
-    assert "\n" not in str(caught.value)
-
-
 @pytest.mark.parametrize("compression", ["", ".gz", ".zst"])
-def test_every_format_plain_and_compressed_gives_the_same_texts(tmp_path, compression):
+def test_every_format_plain_and_compressed_gives_the_same_texts(tmp_path, compression, put, texts):
     rows = [{"text": "one, two", "n": 1}, {"text": ZH, "n": 2}]
     table = io.StringIO()
     csv.writer(table).writerows([["text", "n"], *([row["text"], row["n"]] for row in rows)])
@@ -66,7 +45,7 @@ def test_every_format_plain_and_compressed_gives_the_same_texts(tmp_path, compre
         assert texts(put(tmp_path / f"page{kind}{compression}", "one\ntwo")) == ["one\ntwo"]
 
 
-def test_text_is_one_document_or_lines_or_paragraphs_and_never_altered(tmp_path):
+def test_text_is_one_document_or_lines_or_paragraphs_and_never_altered(tmp_path, put, texts):
     text = " a\r\nb\u2028c \n\n\n中\t文\n"
     name = put(tmp_path / "a.txt", text)
     assert texts(name) == [text]
@@ -76,12 +55,12 @@ def test_text_is_one_document_or_lines_or_paragraphs_and_never_altered(tmp_path)
     ]  # fmt: skip
 
 
-def test_html_becomes_text(tmp_path):
+def test_html_becomes_text(tmp_path, put, texts):
     name = put(tmp_path / "a.html", "<html><body><script>x()</script><p>One<p>二 &amp; 三</body></html>")
     assert texts(name) == ["One\n\n二 & 三"]
 
 
-def test_directory_is_read_recursively_in_order_without_hidden_files(tmp_path):
+def test_directory_is_read_recursively_in_order_without_hidden_files(tmp_path, put):
     for name in ("b/2.txt", "a/1.md", ".hidden/x.txt", "a/.y.txt", "z.txt.gz"):
         put(tmp_path / name, Path(name).name)
     put(tmp_path / "a/image.png", "no text")
@@ -93,14 +72,14 @@ def test_directory_is_read_recursively_in_order_without_hidden_files(tmp_path):
     assert skipped[0][0].endswith("image.png")
 
 
-def test_skipped_files_are_told_without_a_listener(tmp_path, capsys):
+def test_skipped_files_are_told_without_a_listener(tmp_path, capsys, put):
     put(tmp_path / "a.txt", "text")
     put(tmp_path / "b.pdf", "x")
     list(read(tmp_path))
     assert "skipped in the input: 1 × extension .pdf" in capsys.readouterr().err
 
 
-def test_globs_lists_and_files_with_odd_names(tmp_path):
+def test_globs_lists_and_files_with_odd_names(tmp_path, put, texts):
     put(tmp_path / "2.py", "two")
     put(tmp_path / "1.py", "one")
     odd = put(tmp_path / "c[1].txt", "three")
@@ -116,7 +95,7 @@ def test_standard_input_is_text_or_json_lines(monkeypatch, given, expected):
     assert documents[0].id == "-#1"
 
 
-def test_on_bytes_adds_up_to_the_size_on_disk(tmp_path):
+def test_on_bytes_adds_up_to_the_size_on_disk(tmp_path, put):
     names = [put(tmp_path / name, ZH * 99) for name in ("a.txt", "b.txt.gz", "c.txt.zst")]
     total = 0
 
@@ -128,39 +107,7 @@ def test_on_bytes_adds_up_to_the_size_on_disk(tmp_path):
     assert total == sum(Path(name).stat().st_size for name in names)
 
 
-# --- encodings
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be", "utf-32"])
-def test_byte_order_marks_decide_and_disappear(tmp_path, encoding):
-    mark = "\ufeff" if encoding == "utf-16-be" else ""
-    assert texts(put(tmp_path / "a.txt", (mark + ZH).encode(encoding))) == [ZH]
-
-
-def test_wrong_encoding_says_which_bytes_where_and_the_remedy(tmp_path):
-    data = b"fine\nline\n" + ("我们的国家在这个地方，" * 9).encode("gb18030")
-    message = r"a.txt is not UTF-8: bytes ce d2 c3 c7 at offset 10 \(line 3\); it looks like GB18030"
-    fails(put(tmp_path / "a.txt", data), message)
-    fails(put(tmp_path / "a.txt.gz", data), r"iconv -f GB18030 -t UTF-8")
-
-
-def test_the_place_of_a_bad_byte_does_not_depend_on_the_pieces():
-    data = "我\nb\n".encode() + b"\xff\xfe"
-    seen = set()
-    for size in range(1, 9):
-        with pytest.raises(InputError) as caught:
-            list(decoded((data[at : at + size] for at in range(0, len(data), size)), "x"))
-        seen.add(re.sub(r"bytes .* at", "at", str(caught.value)).split(";")[0])
-    assert seen == {"x is not UTF-8: at offset 6 (line 3)"}
-
-
-@pytest.mark.parametrize(
-    ("text", "encoding"),
-    [("他說這個人是我們的朋友", "BIG5"), ("これはペンです。それもいいです。", "SHIFT_JIS"),
-     ("나는 학교에 가고 이 책을 읽는다", "EUC-KR"), ("Die Straße führt über die Brücke", "WINDOWS-1252")],
-)  # fmt: skip
-def test_other_encodings_are_guessed(text, encoding):
-    assert guess_encoding(text.encode(encoding)) == encoding
+# --- what cannot be read
 
 
 @pytest.mark.parametrize(
@@ -186,11 +133,11 @@ def test_other_encodings_are_guessed(text, encoding):
         ("a.parquet", b"PAR1 not really", "a.parquet is not a readable Parquet file"),
     ],
 )
-def test_bad_files_are_one_clear_line(tmp_path, name, data, message):
+def test_bad_files_are_one_clear_line(tmp_path, name, data, message, put, fails):
     fails(put(tmp_path / name, data), message)
 
 
-def test_damaged_archives_are_named(tmp_path):
+def test_damaged_archives_are_named(tmp_path, texts, fails):
     whole = gzip.compress(ZH.encode() * 999)
     (tmp_path / "a.txt.gz").write_bytes(whole[:-9])
     fails(str(tmp_path / "a.txt.gz"), "a.txt.gz is corrupt or truncated")
@@ -205,7 +152,7 @@ def test_damaged_archives_are_named(tmp_path):
     fails(str(tmp_path / "d.txt.zst"), "d.txt.zst is corrupt")
 
 
-def test_paths_that_lead_nowhere(tmp_path):
+def test_paths_that_lead_nowhere(tmp_path, put, fails):
     fails(str(tmp_path / "none.txt"), "none.txt' does not exist; check the path")
     fails(f"{tmp_path}/*.txt", "no file matches")
     fails([], "no input given")
@@ -213,7 +160,7 @@ def test_paths_that_lead_nowhere(tmp_path):
     fails(tmp_path / "d", r"d' holds no file that can be read; accepted: .txt, .md, .*\.parquet, each also")
 
 
-def test_file_names_must_be_text(tmp_path):
+def test_file_names_must_be_text(tmp_path, fails):
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt")).write_text("x")
     fails(tmp_path, "is not UTF-8; rename the file")
 
@@ -221,7 +168,7 @@ def test_file_names_must_be_text(tmp_path):
 # --- records
 
 
-def test_fields_rename_columns_join_lists_and_number_headerless_tables(tmp_path):
+def test_fields_rename_columns_join_lists_and_number_headerless_tables(tmp_path, put, fails):
     name = put(
         tmp_path / "poems.jsonl", json.dumps({"id": "x", "paragraphs": ["床前明月光，", "疑是地上霜。"]})
     )
@@ -235,7 +182,7 @@ def test_fields_rename_columns_join_lists_and_number_headerless_tables(tmp_path)
     fails(put(tmp_path / "a.txt", "x"), "read as text, which has none", fields={"text": "x"})
 
 
-def test_every_record_form_arrives_in_its_fields(tmp_path):
+def test_every_record_form_arrives_in_its_fields(tmp_path, put):
     chat = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "你好"}]
     rows = [
         {"messages": chat},
@@ -256,7 +203,7 @@ def test_every_record_form_arrives_in_its_fields(tmp_path):
     assert documents[5].record["answers"] == documents[6].record["answers"] == ["x"]
 
 
-def test_squad_layout_gives_one_document_a_question(tmp_path):
+def test_squad_layout_gives_one_document_a_question(tmp_path, put):
     questions = [{"id": "q1", "question": "谁？", "answers": [{"text": "李白", "answer_start": 0}]}]
     data = {"data": [{"title": "t", "paragraphs": [{"context": "李白写诗。", "qas": questions}]}]}
     (document,) = read(put(tmp_path / "squad.json", json.dumps(data)))
@@ -264,7 +211,7 @@ def test_squad_layout_gives_one_document_a_question(tmp_path):
     assert document.record == record
 
 
-def test_empty_and_broken_texts_are_skipped_and_told(tmp_path):
+def test_empty_and_broken_texts_are_skipped_and_told(tmp_path, put):
     name = put(tmp_path / "a.jsonl", '{"text": " "}\n{"text": "\\ud800"}\n\n{"text": "\\ud83d\\ude00"}\n')
     skipped = []
     assert [one.text for one in read(name, on_skip=lambda *what: skipped.append(what))] == ["😀"]
@@ -285,76 +232,10 @@ def test_document_survives_json():
     assert Document.from_json(json.loads(json.dumps(document.to_json()))) == document
 
 
-# --- named layouts
-
-
-def test_scan(tmp_path):
-    name = put(tmp_path / "scan.txt", "IN: jump twice OUT: I_JUMP I_JUMP\n")
-    assert next(read(name, format="scan")).record == {"source": "jump twice", "target": "I_JUMP I_JUMP"}
-    fails(put(tmp_path / "x.txt", "jump"), "x.txt:1 is not of the form `IN: words", format="scan")
-
-
-def test_babi_contexts_grow_and_restart(tmp_path):
-    story = "1 A is here.\n2 Where is A? \there\t1\n3 B left.\n4 Who left?\tB\t3\n1 C.\n2 Q?\tx,y\t1\n"
-    records = [one.record for one in read(put(tmp_path / "qa8_lists.txt", story), format="babi")]
-    assert [one["context"] for one in records] == ["A is here.", "A is here.\nB left.", "C."]
-    assert records[2] == {"context": "C.", "question": "Q?", "answers": ["x,y"], "task": 8}
-
-
-def test_dialog_babi_puts_facts_before_the_next_user_turn(tmp_path):
-    dialogue = "1 hi\thello\n2 book\tapi_call x\n3 r1 R_phone p1\n4 <SILENCE>\thow about r1\n\n1 yo\thello\n"
-    first, second = read(put(tmp_path / "task5.txt", dialogue), format="dialog-babi")
-    assert [one["content"] for one in first.record["messages"]] == [
-        "hi", "hello", "book", "api_call x", "r1 R_phone p1\n<SILENCE>", "how about r1",
-    ]  # fmt: skip
-    assert [one["role"] for one in second.record["messages"]] == ["user", "assistant"]
-    assert first.id.endswith("#1")
-    assert second.id.endswith("#6")
-
-
-def test_alpaca_and_sharegpt(tmp_path):
-    name = put(tmp_path / "a.json", json.dumps([{"instruction": "写诗", "output": "好"}]))
-    assert next(read(name, format="alpaca")).record == {"instruction": "写诗", "output": "好"}
-    fails(put(tmp_path / "b.json", '[{"output": "x"}]'), "lacks 'instruction'", format="alpaca")
-    turns = [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}]
-    name = put(tmp_path / "c.jsonl", json.dumps({"id": 1, "conversations": turns}))
-    record = next(read(name, format="sharegpt")).record
-    assert [(one["role"], one["content"]) for one in record["messages"]] == [
-        ("user", "hi"), ("assistant", "hello"),
-    ]  # fmt: skip
-    turns[0]["from"] = "alien"
-    name = put(tmp_path / "d.jsonl", json.dumps({"conversations": turns}))
-    fails(name, "unknown speaker 'alien'", format="sharegpt")
-
-
-def test_parallel_files_and_tsv(tmp_path):
-    left, right = put(tmp_path / "a.en", "one\n\nthree"), put(tmp_path / "a.zh", "一\n二\n三\n")
-    skipped = []
-    pairs = list(read([left, right], format="parallel", on_skip=lambda *what: skipped.append(what)))
-    assert [tuple(one.record.values()) for one in pairs] == [("one", "一"), ("three", "三")]
-    assert skipped == [(f"{left}:2", "pair with an empty side")]
-    longer = put(tmp_path / "b.zh", "一\n二\n三\n四")
-    fails([left, longer], r"a.en has 3 lines and .*b.zh 4; aligned files", format="parallel")
-    fails(left, "takes two aligned files", format="parallel")
-    name = put(tmp_path / "pairs.txt", 'He said "no.\t他说"不。\n')
-    assert next(read(name, format="tsv")).record == {"source": 'He said "no.', "target": '他说"不。'}
-
-
-def test_licences_beside_data_are_left_aside(tmp_path):
-    put(tmp_path / "LICENSE.txt", "free")
-    put(tmp_path / "data.txt", "IN: a OUT: B")
-    assert len(list(read(tmp_path, format="scan", on_skip=lambda *what: None))) == 1
-
-
-def test_unknown_format():
-    with pytest.raises(ConfigError, match="format='line' is unknown; did you mean 'lines'"):
-        read("x", format="line")
-
-
 # --- hub
 
 
-def test_local_dataset_folder(tmp_path):
+def test_local_dataset_folder(tmp_path, put, texts, fails):
     put(tmp_path / "set/train.jsonl", json.dumps({"text": ZH}))
     put(tmp_path / "set/test.jsonl", json.dumps({"text": "test"}))
     assert texts(f"hf://{tmp_path}/set") == [ZH]
@@ -363,14 +244,14 @@ def test_local_dataset_folder(tmp_path):
     fails(f"hf://{tmp_path}/none", "does not exist")
 
 
-def test_saved_dataset_folder(tmp_path):
+def test_saved_dataset_folder(tmp_path, texts):
     import datasets
 
     datasets.Dataset.from_list([{"body": "a"}, {"body": ZH}]).save_to_disk(str(tmp_path / "saved"))
     assert texts(f"hf://{tmp_path}/saved", fields={"text": "body"}) == ["a", ZH]
 
 
-def test_unreachable_hub_is_said(monkeypatch):
+def test_unreachable_hub_is_said(monkeypatch, fails):
     import datasets
     import huggingface_hub.constants
 
@@ -398,11 +279,6 @@ def test_unreachable_hub_is_said(monkeypatch):
 )
 def test_real_files_give_their_published_counts(path, options, count):
     assert len(list(read(f"{DATA}/{path}", **options))) == count
-
-
-def test_lines_do_not_depend_on_the_pieces():
-    text = "a\r\nb\n\nc\r"
-    assert list(lines_of(iter(text))) == list(lines_of([text])) == ["a", "b", "", "c"]
 
 
 def test_a_column_named_twice_is_refused_and_not_lost(tmp_path):
