@@ -12,7 +12,8 @@ BIN := $(VENV)/bin
 PYTHON ?=
 ARGS ?=
 WORKERS ?= 2
-TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# compiled sources are kept: the tests start many processes, and each would compile torch anew
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
 
 .PHONY: quickstart test test-long check bench
 .DELETE_ON_ERROR:
