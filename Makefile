@@ -12,8 +12,9 @@ BIN := $(VENV)/bin
 PYTHON ?=
 ARGS ?=
 WORKERS ?= 2
-# compiled sources are kept: the tests start many processes, and each would compile torch anew
-TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false PYTHONDONTWRITEBYTECODE=
+TEST_ENV := OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# pip compiles nothing here (see PIP): what is imported is compiled once and kept, or each process would do it
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: quickstart test test-long check bench
 .DELETE_ON_ERROR:
