@@ -1,6 +1,7 @@
 import json
 import unicodedata
 from pydoc_data import topics
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from plait.config import build
 from plait.errors import ConfigError, InputError, ModelError
 from plait.text.tokenizer import Tokenizer
-from plait.text.tokenizer_config import SPECIAL_TOKENS, Kind, TokenizerConfig
+from plait.text.tokenizer_config import SPECIAL_TOKENS, TokenizerConfig
 from plait.text.train_tokenizer import CHUNK, train
 
 ENGLISH = topics.topics["assignment"] + "The weaver's shuttle flies; don't stop it, she said (twice).\n"
@@ -19,8 +20,13 @@ CHINESE = (
     "他说：“你好，世界！”明月、春风、故乡、千里；花落（春来）。\n"
 ) * 3
 CORPUS = [ENGLISH, CHINESE]
-SIZES: dict[Kind, int | None] = {"bpe": 400, "unigram": 300, "char": None, "byte": None}
-KINDS = list(SIZES)
+MADE: dict[str, dict[str, Any]] = {
+    "bpe": {"vocab_size": 400},
+    "lines": {"vocab_size": 400, "style": "lines"},
+    "unigram": {"vocab_size": 300, "kind": "unigram"},
+    "char": {"kind": "char"},
+    "byte": {"kind": "byte"},
+}
 
 EMOJI = ["👩‍👩‍👧‍👦", "🇨🇳", "❤️", "\u200d", "\u0301"]
 AWKWARD = st.sampled_from(
@@ -45,11 +51,11 @@ TEXTS = st.lists(AWKWARD | st.text(max_size=8) | st.sampled_from(["春眠", "，
 
 
 @pytest.fixture(scope="module")
-def trained() -> dict[Kind, Tokenizer]:
-    return {kind: train(CORPUS, kind=kind, vocab_size=size) for kind, size in SIZES.items()}
+def trained() -> dict[str, Tokenizer]:
+    return {name: train(CORPUS, **given) for name, given in MADE.items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MADE)
 @settings(deadline=None, max_examples=60)
 @given(parts=TEXTS)
 def test_any_text_comes_back_exactly(trained, kind, parts):
@@ -63,7 +69,7 @@ def test_any_text_comes_back_exactly(trained, kind, parts):
     assert "\n" not in "".join(tokenizer.pieces(text))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MADE)
 def test_special_tokens_are_the_first_ids(trained, kind):
     tokenizer = trained[kind]
     assert [tokenizer.token(index) for index in range(5)] == list(SPECIAL_TOKENS)
@@ -117,6 +123,17 @@ def test_punctuation_is_never_glued_to_words():
             assert not {"L", "P"} <= categories or piece[0] in "'’", piece
 
 
+def test_a_token_may_span_words_but_not_lines():
+    text = "Mary went to the garden.\nWhere is Mary?\n玛丽在哪里？\n"
+    tokenizer = train([text * 20], style="lines", vocab_size=310)
+    assert (
+        tokenizer.pieces(text * 2)
+        == ["Mary▁went▁to▁the▁garden.\\n", "Where▁is▁Mary?\\n", "玛丽在哪里？\\n"] * 2
+    )
+    assert len(tokenizer.encode("Mary went")) < len("Mary went")
+    assert tokenizer.decode(tokenizer.encode("Mary is in 北京")) == "Mary is in 北京"
+
+
 def test_scripts_digits_and_lines_stand_apart():
     from plait.text.train_tokenizer import byte_level_words
 
@@ -158,9 +175,9 @@ def test_long_documents_are_cut_where_it_changes_nothing():
     assert [w for piece in pieces[:2] for w, _ in byte_level_words().pre_tokenize_str(piece)] == words
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MADE)
 def test_training_again_gives_the_same_tokenizer(trained, kind):
-    assert train(CORPUS, kind=kind, vocab_size=SIZES[kind]).fingerprint == trained[kind].fingerprint
+    assert train(CORPUS, **MADE[kind]).fingerprint == trained[kind].fingerprint
 
 
 @pytest.mark.parametrize(
@@ -172,6 +189,7 @@ def test_training_again_gives_the_same_tokenizer(trained, kind):
         ({"merges": 10}, "merges=10 counts the merges of style=words; use vocab_size instead"),
         ({"style": "words"}, "style=words needs exactly one of merges, merges_file and vocab_size, not none"),
         ({"style": "words", "kind": "char", "merges": 3}, "style=words does not go with kind=char"),
+        ({"style": "lines", "kind": "unigram"}, "style=lines does not go with kind=unigram; use kind=bpe"),
         ({"kind": "wordpiece"}, "kind='wordpiece' is not valid"),
         ({"vocab": 3}, "unknown key 'vocab'; did you mean 'vocab_size'"),
     ],
@@ -227,7 +245,7 @@ def test_an_error_while_reading_the_corpus_reaches_the_caller():
         train(texts(), vocab_size=300)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", MADE)
 def test_a_saved_tokenizer_opens_the_same(trained, kind, tmp_path):
     tokenizer = trained[kind]
     tokenizer.save(tmp_path / "a", context=128)

@@ -84,7 +84,7 @@ def tokenizer(
     out: str,
     vocab_size: int | None = None,
     kind: Literal["bpe", "unigram", "char", "byte"] | None = None,
-    style: Literal["byte-level", "words"] | None = None,
+    style: Literal["byte-level", "words", "lines"] | None = None,
     num_merges: int | None = None,
     merges: str | None = None,
     fim: bool = False,
@@ -103,7 +103,8 @@ def tokenizer(
         out: Directory for the tokenizer; serves as the key tokenizer of a recipe.
         vocab_size: Number of tokens, special tokens included; default 8192 where kind leaves a choice.
         kind: What the tokens are; default bpe.
-        style: Default byte-level; "words" splits at spaces and marks word ends, as subword-nmt does.
+        style: Default byte-level; "words" splits at spaces and marks word ends, as subword-nmt does;
+            "lines" lets a token span words, for texts whose phrases recur.
         num_merges: Merges to learn in the style "words".
         merges: A merges file in subword-nmt's format to use instead of learning.
         fim: Have the special tokens with which a model learns to fill in a middle (data.fim).

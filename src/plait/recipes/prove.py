@@ -135,7 +135,7 @@ def _vocabulary(tokenizer: TokenizerConfig | str) -> int:
     """Tokens of a recipe's tokenizer; where its text decides, as many as it has at least."""
     if isinstance(tokenizer, str):
         return Tokenizer.load(tokenizer).vocab_size
-    sized = tokenizer.style == "byte-level" and tokenizer.kind in ("bpe", "unigram")
+    sized = tokenizer.style != "words" and tokenizer.kind in ("bpe", "unigram")
     if sized or tokenizer.vocab_size:
         return tokenizer.most
     return smallest_vocab(tokenizer.kind, tokenizer.fim) + (tokenizer.merges or 0)

@@ -19,7 +19,7 @@ DEFAULT_VOCAB = 8192
 FALLBACK_BYTES = tuple(byte for byte in range(0x80, 0xF5) if byte not in (0xC0, 0xC1))
 
 Kind = Literal["bpe", "unigram", "char", "byte"]
-Style = Literal["byte-level", "words"]
+Style = Literal["byte-level", "words", "lines"]
 
 
 class TokenizerConfig(Config):
@@ -33,6 +33,9 @@ class TokenizerConfig(Config):
             264 with `fim`.
         style: `byte-level` spells any text exactly. `words` (only with `bpe`) splits at spaces and marks the
             end of a word with `</w>` as subword-nmt does: it loses repeated spaces and unknown characters.
+            `lines` (only with `bpe`) spells any text exactly too, and lets a token span words, up to a whole
+            line (as superwords do; Liu et al. 2025): for texts made of phrases that recur, such as commands,
+            forms and templates, which become several times shorter.
         merges: number of merges, in the `words` style instead of `vocab_size`.
         merges_file: published merges in subword-nmt's format, which is the `words` style; nothing is learned.
         fim: have the special tokens by which a model learns to fill in the middle of a text (Bavarian et al.
@@ -61,6 +64,8 @@ class TokenizerConfig(Config):
             return self
         if self.merges is not None:
             raise ValueError(f"merges={self.merges} counts the merges of style=words; use vocab_size instead")
+        if self.style == "lines" and self.kind != "bpe":
+            raise ValueError(f"style=lines does not go with kind={self.kind}; use kind=bpe")
         smallest = smallest_vocab(self.kind, self.fim)
         if self.kind == "byte" and self.vocab_size not in (None, smallest):
             raise ValueError(

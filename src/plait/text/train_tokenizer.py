@@ -49,6 +49,8 @@ WORD_PATTERN = "|".join(
         r"\s+",
     )
 )
+# In the `lines` style a token may span words but not lines.
+LINE_PATTERN = r"[^\n]{1,512}\n?|\n"
 _LINE_START = re.compile(r"(?<=\n)(?=\S)")  # a place where no pre-token continues
 
 
@@ -94,7 +96,7 @@ def _learn(config: TokenizerConfig, chunks: Iterator[str]) -> Backend:
 
 def _byte_level(chunks: Iterator[str], config: TokenizerConfig) -> Backend:
     backend = Backend(models.BPE() if config.kind == "bpe" else models.Unigram())
-    backend.pre_tokenizer = byte_level_words()
+    backend.pre_tokenizer = _byte_level_parts(LINE_PATTERN) if config.style == "lines" else byte_level_words()
     backend.decoder = decoders.ByteLevel()
     backend.train_from_iterator(chunks, byte_level_trainer(config))
     _check_size(backend.get_vocab_size(), config.vocab_size or 0)
@@ -117,7 +119,11 @@ def _reproducible(backend: Backend, first: int) -> Backend:
 
 def byte_level_words() -> pre_tokenizers.PreTokenizer:
     """Splits text as `WORD_PATTERN` says and spells each part in bytes."""
-    split = pre_tokenizers.Split(Regex(WORD_PATTERN), "isolated")
+    return _byte_level_parts(WORD_PATTERN)
+
+
+def _byte_level_parts(pattern: str) -> pre_tokenizers.PreTokenizer:
+    split = pre_tokenizers.Split(Regex(pattern), "isolated")
     return pre_tokenizers.Sequence([split, _byte_spelling()])
 
 
