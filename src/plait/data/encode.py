@@ -116,18 +116,34 @@ def encode_conversations(
         seed: of which.
     """
     for document, held_out in documents:
-        try:
-            ids, mask = tokenizer.encode_chat(document.record["messages"])
-        except InputError as error:
-            raise InputError(f"{document.id}: {error}") from None
-        if not any(mask[1:]):  # the template of a foreign model may change what was said
-            intake.skip(document.id, "with no answer that the chat template repeats word for word")
-            continue
-        size = _answer_bytes(ids, mask, tokenizer)
-        if prompt_loss and not held_out:
-            draw = random.Random(repr((seed, ids)))
-            mask = [int(on or draw.random() < prompt_loss) for on in mask]
-        yield EncodedDocument(document.id, ids, mask, size), held_out
+        chat = _chat(document, document.record["messages"], tokenizer)
+        if encoded := _learned(document, chat, tokenizer, intake, 0 if held_out else prompt_loss, seed):
+            yield encoded, held_out
+
+
+Chat = tuple[list[int], list[int]]  # ids, and 1 for each that carries the loss
+
+
+def _chat(document: Document, messages: list[dict[str, str]], tokenizer: Tokenizer) -> Chat:
+    try:
+        return tokenizer.encode_chat(messages)
+    except InputError as error:
+        raise InputError(f"{document.id}: {error}") from None
+
+
+def _learned(
+    document: Document, chat: Chat, tokenizer: Tokenizer, intake: Intake, prompt_loss: float, seed: int
+) -> EncodedDocument | None:
+    """A conversation with its loss, also on a share of its prompts; None where nothing of it carries one."""
+    ids, mask = chat
+    if not any(mask[1:]):  # the template of a foreign model may change what was said
+        intake.skip(document.id, "with no answer that the chat template repeats word for word")
+        return None
+    size = _answer_bytes(ids, mask, tokenizer)
+    if prompt_loss:
+        draw = random.Random(repr((seed, ids)))
+        mask = [int(on or draw.random() < prompt_loss) for on in mask]
+    return EncodedDocument(document.id, ids, mask, size)
 
 
 def encode_pairs(
@@ -211,26 +227,32 @@ def encode_as_chats(
         truncate: cut the end of their source instead.
         prompt_loss, seed: see `encode_conversations`.
     """
+    for document, held_out in documents:
+        chat = _fitting_chat(document, tokenizer, intake, context, truncate)
+        if chat is None:
+            continue
+        if encoded := _learned(document, chat, tokenizer, intake, 0 if held_out else prompt_loss, seed):
+            yield encoded, held_out
 
-    def size(source: str, target: str) -> int:
-        # the last token is predicted only
-        return len(tokenizer.encode_chat(_turns(source, target))[0]) - 1
 
-    def shorter(source: str, target: str) -> str:
-        return source[: fitting(lambda end: size(source[:end], target) <= context, len(source))]
+def _fitting_chat(
+    document: Document, tokenizer: Tokenizer, intake: Intake, context: int, truncate: bool
+) -> Chat | None:
+    source, target = pair_of(document) or ("", "")
 
-    def conversations() -> Iterator[tuple[Document, bool]]:
-        for document, held_out in documents:
-            source, target = pair_of(document) or ("", "")
-            if size(source, target) > context:
-                if not truncate or size("", target) > context:
-                    intake.skip(document.id, f"longer than model.context={context}")
-                    continue
-                intake.truncated += 1
-                source = shorter(source, target)
-            yield Document(document.id, "", {"messages": _turns(source, target)}), held_out
+    def upto(end: int) -> Chat:
+        return _chat(document, _turns(source[:end], target), tokenizer)
 
-    return encode_conversations(conversations(), tokenizer, intake, prompt_loss=prompt_loss, seed=seed)
+    def fits(chat: Chat) -> bool:
+        return len(chat[0]) - 1 <= context  # the last token is predicted only
+
+    if fits(chat := upto(len(source))):
+        return chat
+    if not truncate or not fits(upto(0)):
+        intake.skip(document.id, f"longer than model.context={context}")
+        return None
+    intake.truncated += 1
+    return upto(fitting(lambda end: fits(upto(end)), len(source)))
 
 
 def _turns(source: str, target: str) -> list[dict[str, str]]:
