@@ -5,11 +5,15 @@ that runs the command, after the Python text `plant`, and answers its pid; `{wai
 status, negative for the signal that ended it.
 """
 
+import atexit
 import importlib
 import json
 import os
 import resource
 import sys
+import threading
+import traceback
+from typing import NoReturn
 
 for name in (
     "train", "evaluate", "generate", "score", "chat", "serve", "prepare", "tokenizer", "dry_run",
@@ -57,6 +61,26 @@ def serve() -> dict | None:
     return None
 
 
+def run(words: list[str]) -> NoReturn:
+    """Run the command and leave as the interpreter does, but for taking modules apart, which is slow."""
+    code = 0
+    try:
+        main(words)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = 120
+    os._exit(code)
+
+
 if __name__ == "__main__" and (mine := serve()):
     become(mine)
-    main(mine["words"])
+    run(mine["words"])
