@@ -99,7 +99,7 @@ def stories(folder: str, *more: str) -> Row:
     files = ", ".join([*tested, "%/train/*"])
     tests = "@/babi/en/*_test.txt.gz", "%/held/*"
     others = f"@/babi/{folder}/qa1[1-9]_*_train.txt.gz", f"@/babi/{folder}/qa20_*_train.txt.gz"
-    return Row("babi", (f"data.pairs=[{files}]", *more), "babi", tests, divided=others)
+    return Row("babi", (f"data.pairs=[{files}]", *more), "babi", tests, divided=others, checkpoint=":last")
 
 
 def dialogue(task: int, merges: int, *more: str) -> Row:
@@ -145,7 +145,7 @@ ROWS = {
         "scan", ("data.pairs=%/train/*",), "scan", ("%/held/*",), divided=(SCAN.format("train_simple"),)
     ),
     "babi-1k": stories("en"),
-    "babi-10k": stories("en-10k", "train.epochs=4"),
+    "babi-10k": stories("en-10k", "train.epochs=8"),
     "scan-length": Row(
         "scan", (f"data.pairs={SCAN.format('train_length')}",), "scan", (SCAN.format("test_length"),)
     ),

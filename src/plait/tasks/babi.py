@@ -12,5 +12,11 @@ def task_number(document: Document) -> str | None:
 
 
 TASK = Task(
-    "babi", BeamParams(beams=1), ("accuracy",), source_of, target_of, format="babi", group=task_number
+    "babi",
+    BeamParams(beams=1, max_tokens=32),
+    ("accuracy",),
+    source_of,
+    target_of,
+    format="babi",
+    group=task_number,
 )
