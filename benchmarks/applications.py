@@ -99,7 +99,7 @@ def stories(folder: str, *more: str) -> Row:
     files = ", ".join([*tested, "%/train/*"])
     tests = "@/babi/en/*_test.txt.gz", "%/held/*"
     others = f"@/babi/{folder}/qa1[1-9]_*_train.txt.gz", f"@/babi/{folder}/qa20_*_train.txt.gz"
-    return Row("babi", (f"data.pairs=[{files}]", *more), "babi", tests, divided=others, checkpoint=":last")
+    return Row("babi", (f"data.pairs=[{files}]", *more), "babi", tests, divided=others, checkpoint="")
 
 
 def dialogue(task: int, merges: int, *more: str) -> Row:
