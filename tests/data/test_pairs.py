@@ -239,6 +239,20 @@ def test_a_decoders_pairs_are_never_torn(tmp_path, tokenizer, truncate, capsys):
     assert f"{3 if truncate else 6} skipped: longer than model.context=64 (first: " in said
 
 
+@pytest.mark.parametrize("start_id", [1, None], ids=["encoder-decoder", "decoder"])
+def test_of_a_question_the_context_is_cut(tmp_path, tokenizer, start_id):
+    rows = [{"context": "Ann is here. " * 9, "question": "Who?", "answers": ["Ann"]}] * 2
+    rows += [{"context": "Ben.", "question": "Is anyone here? " * 9, "answers": ["no"]}]
+    given = {"pairs": write(tmp_path / "a.jsonl", json_lines(rows)), "truncate": True}
+    data = prepared(tmp_path, tokenizer, given, start_id=start_id)
+    shards = data.train[0].shards
+    first = tokenizer.decode(shards.read(0).tolist(), skip_special=True).replace("\n", "|")
+    assert first.startswith("Ann is here. Ann is")
+    assert first.endswith("|Who?Ann")
+    assert len(first) >= CONTEXT - 6
+    assert shards.documents == (3 if start_id else 2)  # a decoder's row has no room for the third's question
+
+
 def test_conversations_longer_than_a_row_are_told(tmp_path, tokenizer, capsys):
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b" * 99}]
     short = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

@@ -7,6 +7,7 @@ import json
 import pytest
 
 import plait
+from plait.data.pairs import source_in
 from plait.errors import PromptError
 from plait.infer.engine import Engine
 from plait.tasks.shorten import fitting, shortened
@@ -31,6 +32,18 @@ def test_as_much_is_kept_as_fits(capsys):
     assert found[0] is documents[0]
     assert [(document.id, text(document)) for document in found[1:]] == [("b", "abcde"), ("c", "abcde")]
     assert "texts cut to 12 tokens: 2 (first: b)" in capsys.readouterr().err
+
+
+def test_of_a_question_the_context_is_cut(capsys):
+    long = Document("q", "", {"context": "Anna is in the garden.", "question": "Where?", "answers": ["in"]})
+
+    def text(document):
+        return document.text or source_in(document)
+
+    for room, kept in ((22, "Anna is in the \nWhere?"), (8, "A\nWhere?"), (7, "Where?"), (3, "Where?")):
+        (found,) = shortened([long], text, lambda document: len(text(document)), room)
+        assert text(found) == kept
+    assert "texts cut to 22 tokens: 1 (first: q)" in capsys.readouterr().err
 
 
 def test_of_a_conversation_the_oldest_turns_are_forgotten(capsys):

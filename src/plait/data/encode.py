@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from plait.data.fim import before_middle, cut
 from plait.data.inputs import Intake
-from plait.data.pairs import pair_of
+from plait.data.pairs import beginning, pair_of
 from plait.data.shards import EncodedDocument
 from plait.errors import InputError, ModelError
 from plait.text.bpe_dropout import DroppingEncoder
@@ -160,12 +160,13 @@ def encode_pairs(
 
     Args:
         context: tokens either side may have; longer pairs are left out.
-        truncate: cut them instead.
+        truncate: cut them instead; of a question its context.
         dropping: what encodes the pairs to train on, each of them `spellings` times.
     """
     before, after = source_frame(tokenizer)
     ends = [end_of(tokenizer)]
     rooms = (context - len(before + after), context - len(before + ends))
+    encode = dropping.encode if dropping else tokenizer.encode_plain
     for batch in _batches(documents):
         pairs = [pair_of(document) or ("", "") for document, _ in batch]
         sides = _encode([side for pair in pairs for side in pair], tokenizer)
@@ -181,10 +182,20 @@ def encode_pairs(
             intake.truncated += longer
             for source, target in spelled:
                 words = texts[1] if len(target) <= rooms[1] else tokenizer.decode(target[: rooms[1]])
-                read = [*before, *source[: rooms[0]], *after]
+                read = [*before, *_upto(rooms[0], source, document, texts[0], encode), *after]
                 written = [*before, *target[: rooms[1]], *ends]
                 mask = [0] * len(read) + [1] * len(written)
                 yield EncodedDocument(document.id, read + written, mask, len(words.encode())), held_out
+
+
+def _upto(
+    room: int, ids: list[int], document: Document, text: str, encode: Callable[[str], list[int]]
+) -> list[int]:
+    """The ids of a source, cut to `room` of them."""
+    if len(ids) <= room or not beginning(document, text, 0):
+        return ids[:room]
+    end = fitting(lambda end: len(encode(beginning(document, text, end))) <= room, len(text))
+    return encode(beginning(document, text, end))[:room]
 
 
 def source_frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -224,7 +235,7 @@ def encode_as_chats(
 
     Args:
         context: tokens that a pair may have; longer ones are left out.
-        truncate: cut the end of their source instead.
+        truncate: cut the end of their source instead; of a question that of its context.
         prompt_loss, seed: see `encode_conversations`.
     """
     for document, held_out in documents:
@@ -241,7 +252,7 @@ def _fitting_chat(
     source, target = pair_of(document) or ("", "")
 
     def upto(end: int) -> Chat:
-        return _chat(document, _turns(source[:end], target), tokenizer)
+        return _chat(document, _turns(beginning(document, source, end), target), tokenizer)
 
     def fits(chat: Chat) -> bool:
         return len(chat[0]) - 1 <= context  # the last token is predicted only

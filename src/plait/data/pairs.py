@@ -35,6 +35,15 @@ def pair_of(document: Document) -> tuple[str, str] | None:
     return None if source is None or target is None else (source, target)
 
 
+def beginning(document: Document, source: str, characters: int) -> str:
+    """So many characters of a source; a question stays whole, below what they leave of its context."""
+    context, question = (document.record.get(field) or "" for field in ("context", "question"))
+    if not context or source != f"{context}\n{question}":
+        return source[:characters]
+    kept = context[: max(0, characters - len(question) - 1)]
+    return f"{kept}\n{question}" if kept else question
+
+
 def why_no_pair(document: Document) -> str | None:
     """What keeps a record from being learned as a pair; None: nothing."""
     pair = pair_of(document)

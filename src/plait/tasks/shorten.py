@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from plait import log
+from plait.data.pairs import beginning
 from plait.errors import PromptError
 from plait.tasks.chat import Message, fit_history
 from plait.text.document import Document
@@ -39,8 +40,11 @@ def shortened(
             except PromptError as error:
                 raise PromptError(f"{document.id}: {error}") from None
         text = source(document)
-        end = fitting(lambda end: size(Document(document.id, text[:end])) <= room, len(text))
-        return Document(document.id, text[:end])
+
+        def upto(end: int) -> Document:
+            return Document(document.id, beginning(document, text, end))
+
+        return upto(fitting(lambda end: size(upto(end)) <= room, len(text)))
 
     shorter = [short(document) for document in documents]
     if cut:
