@@ -176,7 +176,7 @@ def main() -> None:
     if options.list or options.row is None:
         print("\n".join(ROWS))
         return
-    measure(options.row, ROWS[options.row], options.data, options.runs, options.overrides)
+    measure(options.row, ROWS[options.row], options.data.resolve(), options.runs, options.overrides)
 
 
 def measure(name: str, row: Row, data: Path, runs: Path, overrides: list[str]) -> None:
@@ -195,10 +195,12 @@ def measure(name: str, row: Row, data: Path, runs: Path, overrides: list[str]) -
     if row.baselines:
         script, *words = row.baselines
         commands.append([str(HERE / script), *words, "--out", str(results / "baselines.json")])
-    written = "".join(f"python {shlex.join(command)}\n" for command in commands)
+    places = {"@": "$DATA", "%": f"runs/{held.name}", "&": f"runs/{name}"}
+    places |= {f"{runs}/": "runs/", f"{HERE}/": "benchmarks/"}
+    written = "".join(
+        f"python {' '.join(quoted(word, places) for word in command)}\n" for command in commands
+    )
     written = written.replace("python -m plait ", "plait ")
-    written = written.replace("@", "$DATA").replace("%", f"runs/{held.name}").replace("&", f"runs/{name}")
-    written = written.replace(f"{runs}/", "runs/").replace(f"{HERE}/", "benchmarks/")
     (results / "commands.txt").write_text(written, encoding="utf-8")
     for command in commands:
         here = [
@@ -209,7 +211,15 @@ def measure(name: str, row: Row, data: Path, runs: Path, overrides: list[str]) -
     (results / "log.jsonl").write_text("".join(thinned(run / "log.jsonl")), encoding="utf-8")
     for file in results.glob("*.*"):  # where they lay is nobody's business
         text = file.read_text(encoding="utf-8")
-        file.write_text(text.replace(str(data), "$DATA").replace(f"{runs}/", "runs/"), encoding="utf-8")
+        text = text.replace(f"{data}/", "$DATA/").replace(f"{runs}/", "runs/")
+        file.write_text(text, encoding="utf-8")
+
+
+def quoted(word: str, places: dict[str, str]) -> str:
+    """A word of a command for a shell in which DATA is set."""
+    for mark, place in places.items():
+        word = word.replace(mark, place)
+    return f'"{word}"' if "$DATA" in word else shlex.quote(word)
 
 
 def table_lines() -> list[str]:

@@ -68,6 +68,24 @@ def test_passages_are_shown_as_the_model_knows_contexts(model, reader):
     assert (nothing.citations, nothing.cut) == ([], False)
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"source": "Where is Anna?", "target": "home"},
+        {"instruction": "Where is", "input": "Anna?", "output": "home"},
+        {"source": "Where is Anna?", "target": "home", "question": "Who?", "context": "Ben."},
+        {"question": "Where is Anna?", "answers": ["home"]},
+    ],
+)
+def test_every_form_of_question_is_read_below_what_is_given(reader, record):
+    engine, question = Engine(reader), Document("q", "", record)
+    index = Index(passages([Document("notes.txt#1", "Anna is home.")]))
+    for given in ({"context": "Anna is home."}, {"index": index}):
+        text = engine.tokenizer.decode(as_question(engine, question, DECODING, **given).prompt)
+        asked = "Where is\nAnna?" if "instruction" in record else "Where is Anna?"
+        assert text.startswith(f"Anna is home.\n{asked}")
+
+
 def test_as_many_passages_as_fit(reader):
     engine = Engine(reader)
     text = "\n\n".join(f"Anna number {n} is in room {n}, says the clerk." for n in range(9))

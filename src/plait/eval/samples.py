@@ -84,7 +84,8 @@ def cell(row: dict[Any, Any], name: str, place: str, others: Sequence[str] = ())
     hint = did_you_mean(name, known)
     for path in others:
         source = _source(path)
-        if source.kind in RECORDS and name in next(_rows(source))[2]:
+        first = next(_rows(source), None) if source.kind in RECORDS else None
+        if first is not None and name in first[2]:
             hint = f"; {path} has it, are --hypotheses and --references swapped?"
     raise InputError(f"{place} has no field {name!r}{hint}; found: {', '.join(known) or 'none'}")
 

@@ -94,13 +94,15 @@ def elsewhere(documents: Sequence[Document]) -> tuple[int, str]:
 
 
 def asked(document: Document, context: str | None = None) -> Document:
-    """A record or a line as a question, with a context unless it has one of its own."""
-    record = document.record
-    if "question" not in record:
-        record = {**record, "question": document.text or record.get("source") or record.get("prompt") or ""}
-    if context and not record.get("context"):
-        record = {**record, "context": context}
-    return Document(document.id, "", record)
+    """A record or a line as a question and nothing else, with a context unless it has one of its own."""
+    below = {key: document.record[key] for key in ("context", "question") if key in document.record}
+    if "question" not in below:
+        below["question"] = document.text or source_in(document) or ""
+    elif source_in(document) != source_in(Document("", "", below)):
+        below = {"question": source_in(document) or ""}  # a pair or an instruction, as in training
+    if context and not below.get("context"):
+        below["context"] = context
+    return Document(document.id, "", below)
 
 
 def as_question(
