@@ -7,9 +7,13 @@ import pytest
 from plait.config import build
 from plait.data.batch import NO_LOSS, evaluation_batches
 from plait.data.config import DataConfig
+from plait.data.encode import encode_pairs
+from plait.data.inputs import Intake
 from plait.data.prepare import EncodedData, prepare_data
 from plait.data.source import Source
 from plait.errors import ConfigError
+from plait.text.bpe_dropout import DroppingEncoder
+from plait.text.document import Document
 from plait.text.train_tokenizer import train
 
 PAIRS = [(f"the {word} is lower than the newest", f"das {word} ist tiefer") for word in "abcdefghij"]
@@ -69,3 +73,20 @@ def test_where_it_does_nothing_it_is_refused(tmp_path, tokenizer):
         ConfigError, match="bpe_dropout is for an encoder-decoder; leave it out, or set model"
     ):
         prepare_data(config, tokenizer, tmp_path / "data", 64, 0)
+
+
+def test_a_long_question_stays_whole_in_every_spelling_and_plain_where_held_out(tokenizer):
+    record = {"context": "the lazy dog. " * 20, "question": "where is the dog?", "answers": ["here"]}
+    document = Document("q", record=record)
+    encoded = encode_pairs(
+        [(document, False), (document, True)], tokenizer, Intake(), context=60, truncate=True,
+        dropping=DroppingEncoder(tokenizer, 0.5, 1), spellings=9,
+    )  # fmt: skip
+    *drawn, (held, _) = list(encoded)
+    read = [[id for id, on in zip(one.ids, one.mask) if not on] for one, _ in [*drawn, (held, True)]]
+    for ids in read:
+        assert tokenizer.decode(ids, skip_special=True).endswith("\nwhere is the dog?")
+        assert len(ids) <= 60
+    assert len({tuple(ids) for ids in read}) > 5
+    text = tokenizer.decode(read[-1], skip_special=True)
+    assert read[-1][:-1] == tokenizer.encode_plain(text)

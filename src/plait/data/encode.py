@@ -166,15 +166,14 @@ def encode_pairs(
     before, after = source_frame(tokenizer)
     ends = [end_of(tokenizer)]
     rooms = (context - len(before + after), context - len(before + ends))
-    encode = dropping.encode if dropping else tokenizer.encode_plain
     for batch in _batches(documents):
         pairs = [pair_of(document) or ("", "") for document, _ in batch]
         sides = _encode([side for pair in pairs for side in pair], tokenizer)
         for (document, held_out), texts, *plain in zip(batch, pairs, sides[::2], sides[1::2]):
+            encode, spelled = tokenizer.encode_plain, [plain]
             if dropping and not held_out:
-                spelled = [[dropping.encode(text) for text in texts] for _ in range(spellings)]
-            else:
-                spelled = [plain]
+                encode = dropping.encode
+                spelled = [[encode(text) for text in texts] for _ in range(spellings)]
             longer = any(len(source) > rooms[0] or len(target) > rooms[1] for source, target in spelled)
             if longer and not truncate:
                 intake.skip(document.id, f"with a side longer than model.context={context}")
@@ -195,7 +194,9 @@ def _upto(
     if len(ids) <= room or not beginning(document, text, 0):
         return ids[:room]
     end = fitting(lambda end: len(encode(beginning(document, text, end))) <= room, len(text))
-    return encode(beginning(document, text, end))[:room]
+    while len(ids := encode(beginning(document, text, end))) > room and end:
+        end -= 1  # with merges left out at random it may be longer than it was
+    return ids[:room]
 
 
 def source_frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
