@@ -20,6 +20,7 @@ from plait.infer.beam import ban_repeats, beam_search, best_places
 from plait.infer.cache import KVCache
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, Hypothesis, SamplingParams
+from plait.infer.search import search as find
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -233,6 +234,17 @@ def search(
     rooms = [engine.context - len(prompt) for prompt in prompts]
     logits = engine.prefill(prompts, cache)
     return beam_search(logits, step, params, ends=ends, rooms=rooms, prefixes=prompts)
+
+
+def test_an_answer_may_quote_its_prompt_and_end_as_it_does(scripted, tokenizer):
+    answer = [*tokenizer.encode("the red fox"), tokenizer.eos_id]
+    prompt = [*tokenizer.encode("here is the red fox"), tokenizer.eos_id]
+    params = BeamParams(beams=1, no_repeat_ngram=3, max_tokens=20)
+    ((best,),) = find(scripted([*answer, *answer]), [prompt], params)
+    assert tokenizer.decode(best.tokens) == "the red fox"
+    assert best.finish_reason == "stop"
+    ((best,),) = find(scripted(tokenizer.encode("abcabcabc")), [prompt], params)
+    assert tokenizer.decode(best.tokens) == "abcab"  # the trigram may not come again
 
 
 PROMPTS = [list(text) for text in (b"one", b"a longer prompt", b"!", b"two words", b"and the last")]

@@ -77,7 +77,7 @@ def check(engine: Engine, prompt: Tokens, targets: Sequence[Tokens]) -> None:
 def _groups(
     prompts: Sequence[Tokens], targets: Sequence[Sequence[Tokens]], batch: int
 ) -> Iterator[list[int]]:
-    """Numbers of prompts to compute together: those of one length, as many as `batch` targets allow."""
+    """Numbers of prompts to compute together: those of similar length, as many as `batch` targets allow."""
     group, size = [], 0
     for number in sorted(range(len(prompts)), key=lambda number: len(prompts[number])):
         if group and size + len(targets[number]) > batch:

@@ -102,8 +102,8 @@ class BeamParams(Config):
             length**length_penalty, the end token counted in both, as transformers and Marian do; 0 compares
             the plain sums, which prefer short answers. The softer ((5 + length) / 6)**alpha is Wu et al.'s
             (2016, section 7).
-        no_repeat_ngram: no run of this many tokens occurs twice in a decoder's prompt and output together, or
-            in an encoder-decoder's output (Paulus et al. 2018, section 2.5); 0: no such rule.
+        no_repeat_ngram: no run of this many tokens occurs twice in an output (Paulus et al. 2018, section
+            2.5), which may well quote its prompt; 0: no such rule.
         min_tokens: tokens to generate before an end token may follow.
         max_tokens: tokens to generate at most; None: to the end of the model's context.
         n: sequences to return for each prompt, best first.

@@ -22,7 +22,7 @@ def search(
     batch: int = BATCH,
     advance: Callable[[int], None] = lambda count: None,
 ) -> list[list[Hypothesis]]:
-    """The `params.n` best sequences of each prompt; those of one length are searched together.
+    """The `params.n` best sequences of each prompt; those of similar length are searched together.
 
     Args:
         prompts: what the decoder continues, or the sources of an encoder-decoder.
@@ -66,6 +66,7 @@ def _search(prompts: list[Sequence[int]], engine: Engine, params: BeamParams) ->
         params,
         ends=tokenizer.stop_ids,
         rooms=[engine.context - (0 if engine.encodes else len(prompt)) for prompt in prompts],
-        prefixes=[[config.decoder_start] if engine.encodes else prompt for prompt in prompts],
+        # what an answer may not repeat is itself: it may well quote its prompt
+        prefixes=[[config.decoder_start] if engine.encodes else []] * len(prompts),
         forbidden=[*(token for token in never if token is not None), *range(engine.vocab, config.vocab)],
     )
