@@ -142,6 +142,10 @@ def test_json_is_what_the_file_holds(capsys):
         ("--hypotheses ours.txt --references gold.txt --metric bleu --stem", "--stem is for rouge"),
         ("--hypotheses ours.txt --references gold.txt --metric accuracy --lang zh", "--lang is for bleu and"),
         ("--hypotheses ours.txt --references gold.txt --metric bleu --limit 3", "--limit is for a MODEL"),
+        ("--hypotheses ours.txt --references gold.txt --metric bleu --beams 3", "--beams is for a MODEL"),
+        ("--hypotheses ours.txt --references gold.txt --metric bleu --batch 9", "--batch is for a MODEL"),
+        ("--hypotheses gold.tsv --references empty.csv --field hypotheses=n --field references=gold "
+         "--metric bleu", "gold.tsv:2 has no field 'n'"),
         ("--hypotheses ours.txt --references gold.txt --metric bleu --task bbq", "--task and --data are for"),
         ("run --hypotheses ours.txt --references gold.txt --metric bleu", "'run' would be a MODEL"),
         ("--hypotheses . --references gold.txt --metric bleu", "name one with a sample on each line"),
@@ -158,6 +162,7 @@ def test_json_is_what_the_file_holds(capsys):
 )  # fmt: skip
 def test_bad_requests_are_one_line(words, message, capsys):
     Path("short.txt").write_text("one\n", encoding="utf-8")
+    Path("empty.csv").write_text("said,gold\n", encoding="utf-8")
     assert message in refused(words, capsys)
 
 

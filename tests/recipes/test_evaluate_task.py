@@ -142,7 +142,10 @@ def test_what_cannot_be_measured_is_refused(tiny_pairs, tiny_model, two_files, t
     refused(ConfigError, "perplexity is one measure", tiny_model, task="perplexity", metric=["bleu"])
     refused(ConfigError, "perplexity is one measure", tiny_model, task="perplexity", decoding={"beams": 2})
     refused(ConfigError, "--context and --stride are for perplexity", context=8)
+    refused(ConfigError, "n=3 answers are more than the one that is scored", decoding={"n": 3})
     # before a model is so much as looked for
+    refused(ConfigError, "bbq scores predictions made elsewhere; give --predictions", "nowhere", task="bbq")
+    refused(ConfigError, "--stem is for rouge", "nowhere", task="answer", options=Options(stem=True))
     refused(ConfigError, "metric 'blue' is unknown; did you mean 'bleu'", "nowhere", metric=["blue"])
     refused(
         ConfigError, "--lang is for bleu and rouge", "nowhere", metric=["chrf"], options=Options(lang="zh")

@@ -11,6 +11,7 @@ from plait.cli.app import Beams, Sampling, Where, fields_of
 from plait.errors import ConfigError
 from plait.eval.options import Options
 
+BATCH = 8
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 
 
@@ -22,7 +23,8 @@ class Outputs:
     Args:
         hypotheses: Outputs: plain lines, or records with --field NAME or --field hypotheses=NAME.
         references: What they should be: one file for each set of references.
-        metric: bleu, chrf, chrf++, rouge, exact_match, squad_em, squad_f1, cmrc, accuracy, macro_f1.
+        metric: bleu, chrf, chrf++, rouge (or rouge1, rouge2, rougeL, rougeLsum), exact_match, verbatim,
+            squad_em, squad_f1, cmrc (or cmrc_em, cmrc_f1), accuracy, macro_f1.
         compare: Outputs of a second system, for a paired bootstrap test.
         lang: Language of the texts, such as zh or ja.
         tokenize: Tokenization of BLEU: none, 13a, intl, zh, ja-mecab, ko-mecab, char.
@@ -56,7 +58,7 @@ def evaluate(
     out: str | None = None,
     context: int | None = None,
     stride: int | None = None,
-    batch: int = 8,
+    batch: int = BATCH,
     format: str = "auto",
     field: Annotated[list[str] | None, Parameter(name="--field", consume_multiple=True)] = None,
     labels: Words = None,
@@ -111,7 +113,8 @@ def evaluate(
         given = {
             "limit": limit, "context": context, "stride": stride, "format": format != "auto",
             "labels": labels, "per-token": per_token, "shots": shots is not None,
-            "truncate": truncate,
+            "truncate": truncate, "batch": batch != BATCH, "beams": beams.given(),
+            "device": where.device != Where.device, "dtype": where.dtype,
         }  # fmt: skip
         if wrong := [name for name, value in given.items() if value]:
             raise ConfigError(

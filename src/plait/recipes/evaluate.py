@@ -86,6 +86,8 @@ def evaluate(
         raise InputError("there is nothing to score; name files that the model has not seen with --data")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit} must be at least 1 document")
+    if decoding and "n" in decoding:
+        raise ConfigError(f"n={decoding['n']} answers are more than the one that is scored; leave n out")
     if out is not None:
         check_replaceable(out)
     show = show_scores
@@ -106,10 +108,13 @@ def evaluate(
     else:
         from plait.eval.outputs import rehearse
         from plait.recipes.evaluate_task import evaluate_named, read_questions
+        from plait.tasks.answer import metrics_for
         from plait.tasks.task import find_task
 
         task_of = find_task(name)
-        if metric or name != "answer":  # whose metrics follow the language
+        if name == "answer" and not metric:  # whose metrics follow the language
+            rehearse(metrics_for(options.lang), replace(options, lang=None))
+        else:
             rehearse(metric or task_of.metrics, options)
         questions = list(islice(read_questions(task_of, data, format, fields), limit))
         measure = partial(
@@ -157,6 +162,8 @@ def _check(
     """Refuse an unknown task, and what would be ignored by the one that is asked for; raises ConfigError."""
     known = (PERPLEXITY, *TASKS)
     harness = [name for name in names if name.startswith(PREFIX)]
+    if "bbq" in names:
+        raise ConfigError("bbq scores predictions made elsewhere; give --predictions FILE in place of MODEL")
     for name in names:
         if name not in (*known, *harness):
             raise ConfigError(
