@@ -52,6 +52,17 @@ def test_a_context_is_cut_to_what_fits_and_a_question_never(model, reader):
             as_question(engine, Document("q", "x" * 200), DECODING)
 
 
+def test_a_huge_context_is_never_tokenized_whole(reader, monkeypatch):
+    engine, sizes = Engine(reader), []
+    encode = engine.tokenizer.encode_plain
+    monkeypatch.setattr(
+        engine.tokenizer, "encode_plain", lambda text: sizes.append(len(text)) or encode(text)
+    )
+    made = as_question(engine, Document("q", "Where is Anna?"), DECODING, context="Anna is here. " * 100_000)
+    assert (made.cut, len(made.prompt)) == (True, 128)
+    assert 0 < max(sizes) < 10_000
+
+
 def test_passages_are_shown_as_the_model_knows_contexts(model, reader):
     index = Index(
         passages([Document("notes.txt#1", "Anna is home.\n\n" + "Ben is out and about today. " * 3)])

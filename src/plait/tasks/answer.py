@@ -130,9 +130,14 @@ def as_question(
     document = asked(document, context)
     room = room_of(engine, decoding)
     size = _size(engine, document)
+
+    def beginning(text: str) -> str:
+        most = min(len(text), room * engine.tokenizer.longest_token)  # no more characters can fit
+        return text[: fitting(lambda end: size(text[:end]) <= room, most)]
+
     if index is None:
         whole = document.record.get("context") or ""
-        held = whole[: fitting(lambda end: size(whole[:end]) <= room, len(whole))]
+        held = beginning(whole)
         return _question(engine, document, held, [], cut=held != whole)
     found = index.search(document.record["question"], passages)
     numbered = not (engine.encodes or engine.learned == "pairs")
@@ -143,7 +148,7 @@ def as_question(
 
     kept = found[: fitting(lambda many: size(shown(found[:many])) <= room, len(found))]
     whole = shown(kept or found[:1])
-    held = whole[: fitting(lambda end: size(whole[:end]) <= room, len(whole))]
+    held = beginning(whole)
     read = (kept or found[:1]) if held else []
     return _question(engine, document, held, read, cut=held != whole)
 
