@@ -24,8 +24,8 @@ QUICK = "train.epochs=1 train.threads=1 train.dtype=float32 train.compile=false 
 SMALL = "model.width=32 model.layers=1 model.ffn=32"
 BOTH = f"{QUICK} {SMALL} model.encoder_layers=1"  # for an encoder-decoder
 SHORT = {  # the same stories, shorter; `\1` is the command
-    r"(plait train (?:translate|summarize|answer|classify) .*)": rf"\1 {BOTH}",
-    r"(plait train complete .*)": rf"\1 {QUICK} {SMALL}",
+    r"(plait train (?:translate|answer|classify) .*)": rf"\1 {BOTH}",
+    r"(plait train (?:summarize|complete) .*)": rf"\1 {QUICK} {SMALL} model.context=256",
     r"(plait train chat .*model.from=\S+)": rf"\1 {QUICK}",
     r"(plait train mood.yaml)": rf"\1 {QUICK}",
     r"(plait serve .*)": r"\1 --port 0",
