@@ -17,6 +17,7 @@ from plait.tasks.task import Task, prompt_of, room_of
 from plait.text.document import Document
 from plait.text.fitting import fitting
 
+CHARACTERS = 8  # a token seldom spells more
 PASSAGES = 3  # of the documents, for each question
 
 
@@ -131,13 +132,13 @@ def as_question(
     room = room_of(engine, decoding)
     size = _size(engine, document)
 
-    def beginning(text: str) -> str:
-        most = min(len(text), room * engine.tokenizer.longest_token)  # no more characters can fit
-        return text[: fitting(lambda end: size(text[:end]) <= room, most)]
+    def fitted(text: str) -> str:
+        first = CHARACTERS * room  # of a huge context it would be long work to tokenize all
+        return text[: fitting(lambda end: size(text[:end]) <= room, len(text), first)]
 
     if index is None:
         whole = document.record.get("context") or ""
-        held = beginning(whole)
+        held = fitted(whole)
         return _question(engine, document, held, [], cut=held != whole)
     found = index.search(document.record["question"], passages)
     numbered = not (engine.encodes or engine.learned == "pairs")
@@ -148,7 +149,7 @@ def as_question(
 
     kept = found[: fitting(lambda many: size(shown(found[:many])) <= room, len(found))]
     whole = shown(kept or found[:1])
-    held = beginning(whole)
+    held = fitted(whole)
     read = (kept or found[:1]) if held else []
     return _question(engine, document, held, read, cut=held != whole)
 

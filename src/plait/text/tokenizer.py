@@ -87,11 +87,6 @@ class Tokenizer:
         return backend
 
     @cached_property
-    def longest_token(self) -> int:
-        """Bytes of the longest token: so many times a number of tokens, no longer text can be made of."""
-        return max(len(self.token_bytes(index)) for index in range(self.vocab_size))
-
-    @cached_property
     def _spelling(self) -> Spelling | None:
         added = {index: token.content for index, token in self._backend.get_added_tokens_decoder().items()}
         decoder = json.loads(self._definition).get("decoder")
