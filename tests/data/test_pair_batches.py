@@ -16,14 +16,8 @@ from plait.data.loader import Loader
 from plait.data.prepare import prepare_data
 from plait.text.document import Document
 from plait.text.tokenizer import Tokenizer
-from plait.text.train_tokenizer import train
 
 PAIRS = [(f"source {n}" * (1 + n % 3), f"Ziel {n * n}") for n in range(30)]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train(["x"], kind="byte")
 
 
 def prepared(folder, tokenizer, pairs=PAIRS, *, context=40, start_id=1):

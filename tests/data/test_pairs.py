@@ -16,15 +16,9 @@ from plait.data.pairs import aligned, pair_of
 from plait.data.prepare import prepare_data
 from plait.errors import ConfigError, InputError
 from plait.text.document import Document
-from plait.text.train_tokenizer import train
 
 PAIRS = [(f"source {n}" * (1 + n % 3), f"Ziel {n * n}") for n in range(30)]
 CONTEXT = 40
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return train(["x"], kind="byte")
 
 
 def write(path, text):
