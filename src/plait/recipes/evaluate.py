@@ -107,15 +107,11 @@ def evaluate(
         show = partial(show_scores, digits=4)  # the harness counts from 0 to 1
     else:
         from plait.eval.outputs import rehearse
-        from plait.recipes.evaluate_task import evaluate_named, read_questions
-        from plait.tasks.answer import metrics_for
+        from plait.recipes.evaluate_task import evaluate_named, read_questions, scored_by
         from plait.tasks.task import find_task
 
         task_of = find_task(name)
-        if name == "answer" and not metric:  # whose metrics follow the language
-            rehearse(metrics_for(options.lang), replace(options, lang=None))
-        else:
-            rehearse(metric or task_of.metrics, options)
+        rehearse(*scored_by(task_of, metric, options))
         questions = list(islice(read_questions(task_of, data, format, fields), limit))
         measure = partial(
             evaluate_named, name, questions=questions, metrics=metric, options=options, batch=batch,

@@ -100,6 +100,13 @@ def evaluate_task(
     return _made(scores, task, engine, questions, decoding.describe()), hypotheses
 
 
+def scored_by(task: Task, metrics: Sequence[str], options: Options) -> tuple[Sequence[str], Options]:
+    """What a task is scored by unless something else is asked for; of answers the language decides."""
+    if metrics or task.name != "answer":
+        return metrics or task.metrics, options
+    return qa.metrics_for(options.lang), replace(options, lang=None)
+
+
 def evaluate_answers(
     engine: Engine,
     questions: Sequence[Document],
@@ -122,8 +129,7 @@ def evaluate_answers(
     count, first = qa.elsewhere(questions)
     if count:
         log.warn(elsewhere_text(count, first))
-    if not metrics:
-        metrics, options = qa.metrics_for(options.lang), replace(options, lang=None)
+    metrics, options = scored_by(qa.TASK, metrics, options)
     prompts = [question.prompt for question in asked]
     return evaluate_task(
         engine, qa.TASK, questions, metrics=metrics, options=options, decoding=decoding, batch=batch,

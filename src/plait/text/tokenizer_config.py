@@ -59,13 +59,15 @@ class TokenizerConfig(Config):
     def _check(self) -> TokenizerConfig:
         if self.fim and self.merges_file is not None:
             raise ValueError("fim=true adds tokens to what is learned, and merges_file is not; leave one out")
+        if self.style != "byte-level" and self.kind != "bpe":
+            raise ValueError(
+                f"style={self.style} does not go with kind={self.kind}; use kind=bpe or style=byte-level"
+            )
         if self.style == "words":
             self._check_words()
             return self
         if self.merges is not None:
             raise ValueError(f"merges={self.merges} counts the merges of style=words; use vocab_size instead")
-        if self.style == "lines" and self.kind != "bpe":
-            raise ValueError(f"style=lines does not go with kind={self.kind}; use kind=bpe")
         smallest = smallest_vocab(self.kind, self.fim)
         if self.kind == "byte" and self.vocab_size not in (None, smallest):
             raise ValueError(
@@ -91,10 +93,6 @@ class TokenizerConfig(Config):
         return (*SPECIAL_TOKENS, *unknown, *(FIM_TOKENS if self.fim else ()))
 
     def _check_words(self) -> None:
-        if self.kind != "bpe":
-            raise ValueError(
-                f"style=words does not go with kind={self.kind}; use kind=bpe or style=byte-level"
-            )
         given = [name for name in ("merges", "merges_file", "vocab_size") if getattr(self, name) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none"
