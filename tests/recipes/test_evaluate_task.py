@@ -132,6 +132,20 @@ def test_only_the_first_are_asked(tiny_pairs, two_files, says):
     assert scores[0].signature.endswith("|limit:2")
 
 
+def test_records_with_an_empty_cell_are_counted_and_left_out(tiny_pairs, says, tmp_path, capsys):
+    table = tmp_path / "test.csv"
+    table.write_text("source,target\none,eins\n,zwei\nthree,  \nfour,vier\n", encoding="utf-8")
+    asked = says(["eins", "vier"])
+    scores = evaluate(tiny_pairs, task="translate", data=table, metric=["accuracy"])
+    assert (asked, scores[0].n, scores[0].value) == (["one", "four"], 2, 100)
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert "2 skipped that cannot be scored; the first:" in told
+    assert "test.csv#2 holds source, target; a source or text is needed, and may not be empty" in told
+    table.write_text("source,target\n,zwei\n", encoding="utf-8")
+    with pytest.raises(InputError, match="test.csv#1 holds source, target; a source or text is needed"):
+        evaluate(tiny_pairs, task="translate", data=table)
+
+
 def test_what_cannot_be_measured_is_refused(tiny_pairs, tiny_model, two_files, tmp_path):
     def refused(error, message, model=tiny_pairs, **given) -> None:
         with pytest.raises(error, match=message):

@@ -129,10 +129,20 @@ def test_labels_are_named_or_learned(
         page.locator("#classify .answers li").nth(2).wait_for()
         assert set(page.locator("#classify .answer").all_inner_texts()) == {"好", "坏", "so so"}
         assert all("%" in share for share in page.locator("#classify .score").all_inner_texts())
-    monkeypatch.setattr(pairs, "labels", ["ham", "spam"])
+        page.reload()
+        assert page.get_by_label("Labels").input_value() == "好，坏, so so"
+        stored = page.evaluate("({...localStorage})")
+    monkeypatch.setattr(pairs, "labels", ["ham, sure", "spam"])
     with start(pairs) as server:
         page = open_page(server.url)
-        assert page.get_by_label("Labels").input_value() == "ham, spam"
+        # as if it had the other's address: what is remembered of that one's labels is not of this one's
+        page.evaluate("stored => Object.assign(localStorage, stored)", stored)
+        page.reload()
+        assert page.get_by_label("Labels").input_value() == ""
+        assert page.get_by_label("Labels").get_attribute("placeholder") == "ham, sure, spam"
+        write(page, "Text to classify", "win")
+        page.locator("#classify .answers li").nth(1).wait_for()
+        assert set(page.locator("#classify .answer").all_inner_texts()) == {"ham, sure", "spam"}
         page.get_by_label("Answers").fill("1")
         write(page, "Text to classify", "win\na prize")
         page.locator("#classify tbody li").nth(1).wait_for()

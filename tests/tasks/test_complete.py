@@ -17,7 +17,7 @@ from plait.data.inputs import Intake
 from plait.errors import ConfigError, ModelError
 from plait.infer.engine import Engine
 from plait.recipes.recipe import Recipe
-from plait.tasks.complete import completion_prompt, middles
+from plait.tasks.complete import completion_prompt, middles, nearest
 from plait.text.document import Document
 from plait.text.tokenizer import Tokenizer
 from plait.text.tokenizer_config import FIM_TOKENS, SPECIAL_TOKENS, TokenizerConfig
@@ -152,6 +152,24 @@ def test_middles_are_scored_of_records_and_of_text(model, works, tmp_path):
     assert "".join(question.record[part] for part in ("prefix", "middle", "suffix")) == "the fox jumps"
 
 
+def test_of_a_long_text_what_is_nearest_to_the_middle_is_read(model, works, refuses, tmp_path):
+    assert nearest([1, 2, 3], [4, 5, 6], 6) == ([1, 2, 3], [4, 5, 6])
+    assert nearest([1, 2, 3], [4, 5, 6], 4) == ([2, 3], [4, 5])
+    assert nearest([1], [4, 5, 6], 3) == ([1], [4, 5])
+    assert nearest([1, 2, 3], [4], 3) == ([2, 3], [4])
+    assert nearest([1, 2, 3], [], 2) == ([2, 3], [])
+    data, path = tmp_path / "long.jsonl", model("text", fim=True)
+    data.write_text(json.dumps({"prefix": "a" * 999, "middle": "b", "suffix": "c" * 999}) + "\n", "utf-8")
+    words = ("evaluate", path, "--task", "complete", "--data", data, "--longest", 3)
+    assert "or cut what is too long with --truncate" in refuses(*words)
+    works(*words, "--truncate")
+    engine = Engine(path)
+    (question,) = middles([Document("d", "", json.loads(data.read_text("utf-8")))])
+    prompt = completion_prompt(engine, question, room=100)
+    assert len(prompt) == 100
+    assert engine.tokenizer.decode(prompt, skip_special=True) == "a" * 48 + "c" * 48
+
+
 def test_what_does_not_go_together_is_one_line(model, reader, refuses, tmp_path):
     message = refuses("complete", model("text"), "a", "--suffix", "b")
     assert message.startswith("tiny: this tokenizer lacks <|fim_prefix|>, <|fim_suffix|>, <|fim_middle|>")
@@ -167,11 +185,11 @@ def test_what_does_not_go_together_is_one_line(model, reader, refuses, tmp_path)
     assert "holds source; a line to complete needs" in refuses(
         "complete", model("text"), "--input", tmp_path / "in.jsonl"
     )
-    assert "the data hold no question for the task complete" in refuses(
+    assert "in.jsonl#1 holds source; prefix, suffix and a middle that is not empty are needed" in refuses(
         "evaluate", model("text", fim=True), "--task", "complete", "--data", tmp_path / "in.jsonl"
     )
     (tmp_path / "half.jsonl").write_text('{"prefix": "a", "suffix": "b"}\n', "utf-8")
-    assert "prefix, suffix and middle are needed, or running text" in refuses(
+    assert "holds prefix, suffix; prefix, suffix and a middle that is not empty are needed" in refuses(
         "evaluate", model("text", fim=True), "--task", "complete", "--data", tmp_path / "half.jsonl"
     )
 

@@ -44,6 +44,13 @@ def beginning(document: Document, source: str, characters: int) -> str:
     return f"{kept}\n{question}" if kept else question
 
 
+def nothing_to_read(document: Document) -> bool:
+    """Whether a record is an empty line, or its source an empty cell."""
+    source = source_in(document)
+    written = bool(document.record) if source is None else bool(source.strip())
+    return not (written or document.text.strip())
+
+
 def why_no_pair(document: Document) -> str | None:
     """What keeps a record from being learned as a pair; None: nothing."""
     pair = pair_of(document)

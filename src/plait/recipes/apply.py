@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from plait.data.pairs import nothing_to_read
 from plait.errors import ConfigError, InputError, PromptError
 from plait.files import write_text
 from plait.infer.params import BeamParams
@@ -160,7 +161,7 @@ def apply_task(
     application = Application(
         name,
         ask=lambda text: Document("text", text),
-        check=with_remedy(lambda documents: check(engine, task, documents, room=room)),
+        check=with_remedy(lambda documents: check(engine, task, documents, room=room), truncate),
         answer=lambda prompts: searched(engine, prompts, params, batch),
         show=shown,
         line=lambda row: row["completion"],
@@ -171,9 +172,9 @@ def apply_task(
 
 
 def with_remedy(
-    check: Callable[[Sequence[Document]], list[Any]],
+    check: Callable[[Sequence[Document]], list[Any]], truncate: bool
 ) -> Callable[[Sequence[Document]], list[Any]]:
-    """A check that says how a text may be cut, where one does not fit."""
+    """A check that says how a text may be cut, where one does not fit and that was not asked for."""
 
     def checked(documents: Sequence[Document]) -> list[Any]:
         try:
@@ -181,7 +182,7 @@ def with_remedy(
         except PromptError as error:
             raise PromptError(f"{error}, or cut what is too long with --truncate") from None
 
-    return checked
+    return check if truncate else checked
 
 
 def searched(engine: Engine, prompts: list[list[int]], params: BeamParams, batch: int) -> list[Made]:
@@ -268,7 +269,7 @@ def _print_lines(application: Application, documents: Sequence[Document], togeth
 
 def _answers(application: Application, documents: Sequence[Document]) -> Callable[[int, int], list[Made]]:
     """What answers the documents from one number to another; an empty one emptily."""
-    asked = [at for at, document in enumerate(documents) if document.record or document.text.strip()]
+    asked = [at for at, document in enumerate(documents) if not nothing_to_read(document)]
     # now, as a mistake in the last line costs no hours then
     questions = dict(zip(asked, application.check([documents[at] for at in asked])))
     fewer: Made = [{SKIPPED: "the decoding's rules leave no more answers"}] * application.each

@@ -57,7 +57,9 @@ def classify(
     application = Application(
         "classify",
         ask=lambda text: Document("text", text),
-        check=with_remedy(lambda documents: task.questions_of(engine, documents, names, truncate=truncate)),
+        check=with_remedy(
+            lambda documents: task.questions_of(engine, documents, names, truncate=truncate), truncate
+        ),
         answer=answer,
         show=lambda rows: "\n".join(f"{k}\t{share:.4f}" for k, share in rows[0]["probabilities"].items()),
         line=lambda row: row["prediction"],

@@ -45,7 +45,7 @@ def evaluate_named(
     Args:
         decoding: fields of `BeamParams` that differ from the task's own.
         labels, per_token: of classify, see `evaluate_labels`.
-        truncate: see `evaluate_task`; answer and complete have no use for it.
+        truncate: see `evaluate_task`; answer has no use for it.
         options: as in `evaluate_task`.
 
     Raises:
@@ -61,7 +61,7 @@ def evaluate_named(
     if name == "answer":
         return evaluate_answers(engine, questions, decoding=beams, **options)[0]
     if name == "complete":
-        return evaluate_completions(engine, questions, decoding=beams, **options)[0]
+        return evaluate_completions(engine, questions, decoding=beams, truncate=truncate, **options)[0]
     return evaluate_task(engine, task, questions, decoding=beams, truncate=truncate, **options)[0]
 
 
@@ -92,7 +92,7 @@ def evaluate_task(
     decoding = decoding or task.decoding
     if prompts is None:
         room = room_of(engine, decoding) if truncate else None
-        prompts = with_remedy(lambda some: check(engine, task, some, room=room))(questions)
+        prompts = with_remedy(lambda some: check(engine, task, some, room=room), truncate)(questions)
     with log.progress(f"{task.name}: answers", len(questions)) as bar:
         found = answer(engine, prompts, decoding, batch=batch, advance=bar.advance)
     hypotheses = [best[0][0] if best else "" for best in found]
@@ -138,11 +138,25 @@ def evaluate_answers(
 
 
 def evaluate_completions(
-    engine: Engine, questions: Sequence[Document], **options: Any
+    engine: Engine,
+    questions: Sequence[Document],
+    *,
+    decoding: BeamParams,
+    truncate: bool = False,
+    **options: Any,
 ) -> tuple[list[Score], list[str]]:
-    """Scores of the middles that a model fills in, and these; `options` as in `evaluate_task`."""
-    prompts = [complete.completion_prompt(engine, question) for question in questions]
-    return evaluate_task(engine, complete.TASK, questions, prompts=prompts, **options)
+    """Scores of the middles that a model fills in, and these; `options` as in `evaluate_task`.
+
+    Args:
+        truncate: of a prefix and a suffix that do not fit, read what is nearest to the middle.
+    """
+    room = room_of(engine, decoding) if truncate else None
+    read = with_remedy(
+        lambda some: [complete.completion_prompt(engine, one, room=room) for one in some], truncate
+    )
+    return evaluate_task(
+        engine, complete.TASK, questions, prompts=read(questions), decoding=decoding, **options
+    )
 
 
 def evaluate_labels(
@@ -169,8 +183,10 @@ def evaluate_labels(
     task = classify.TASK
     references = _references(task, questions)
     names = classify.labels_of(engine, labels, questions)
-    check = with_remedy(lambda some: classify.questions_of(engine, some, names, truncate=truncate))
-    asked = check(questions)
+    read = with_remedy(
+        lambda some: classify.questions_of(engine, some, names, truncate=truncate), truncate
+    )
+    asked = read(questions)
     with log.progress("classify: texts", len(questions)) as bar:
         found = classify.classify(engine, asked, names, per_token=per_token, batch=batch, advance=bar.advance)
     said = [one.label for one in found]
@@ -200,11 +216,30 @@ def _made(
 def read_questions(
     task: Task, data: Paths, format: str, fields: Mapping[str, str | int] | None
 ) -> Iterator[Document]:
-    """The questions of some files; two plain files are aligned lines, if no other format is named."""
+    """The questions of some files; two plain files are aligned lines, if no other format is named.
+
+    Those that cannot be scored are counted and told, as they are before training.
+
+    Raises:
+        InputError: see `plait.text.readers.read`; none that can be scored.
+    """
     paths = listed(data)
     if format == "auto":
         format = "parallel" if task.format == "auto" and aligned(paths) else task.format
-    return task.questions(read(paths, format=format, fields=fields))
+    some, skipped, first = False, 0, None
+    for question in task.questions(read(paths, format=format, fields=fields)):
+        try:
+            task.source(question)
+            task.references(question)
+        except InputError as error:
+            skipped, first = skipped + 1, first or error
+        else:
+            some = True
+            yield question
+    if first and not some:
+        raise first
+    if first:
+        log.warn(f"{skipped:,} skipped that cannot be scored; the first: {first}")
 
 
 def _scores(

@@ -64,7 +64,7 @@ def encode_prompts(
         if suffix:
             plain = engine.tokenizer.encode_plain
             before = (plain(item) if isinstance(item, str) else item for item in given)
-            return [middle_prompt(engine.tokenizer, prefix, suffix) for prefix in before]
+            return [middle_prompt(engine.tokenizer, prefix, plain(suffix)) for prefix in before]
         return [engine.encode(item) if isinstance(item, str) else item for item in given]
     except ModelError as error:
         raise ApiError(str(error), param="suffix", code="unsupported_parameter") from None

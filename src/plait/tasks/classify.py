@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from plait.data.pairs import target_in
+from plait.data.pairs import found_in, target_in
 from plait.errors import ConfigError, InputError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.likelihood import BATCH, check, likelihoods
@@ -36,10 +36,9 @@ def label_of(document: Document) -> list[str]:
     label = target_in(document)
     label = document.record.get("label") if label is None else label
     if label is None or not str(label).strip():
-        found = ", ".join([*(["text"] if document.text else []), *document.record]) or "nothing"
         raise InputError(
-            f"{document.id} holds {found}; a text and its label are needed: --field source=TEXT "
-            "--field target=LABEL"
+            f"{document.id} holds {found_in(document)}; a text and its label are needed, and may not be empty: "
+            "--field source=TEXT --field target=LABEL"
         )
     return [str(label)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from plait.data.fim import before_middle, cut
+from plait.data.pairs import found_in
 from plait.errors import InputError, ModelError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, SamplingParams
@@ -30,8 +31,12 @@ def prompt_of(engine: Engine, document: Document) -> list[int]:
     raise InputError(f"{document.id} holds {found}; a line to complete needs prompt, messages or text")
 
 
-def completion_prompt(engine: Engine, document: Document) -> list[int]:
+def completion_prompt(engine: Engine, document: Document, *, room: int | None = None) -> list[int]:
     """The tokens to continue: of a record with `suffix` what stands before the middle, else its prompt.
+
+    Args:
+        room: tokens that a prompt may have; of a prefix and a suffix with more, those nearest to the middle
+            are kept. None: refuse what does not fit.
 
     Raises:
         InputError: a record without text, or one that does not fit, by its id.
@@ -45,7 +50,10 @@ def completion_prompt(engine: Engine, document: Document) -> list[int]:
     record, tokenizer = document.record, engine.tokenizer
     try:
         if "suffix" in record:
-            prompt = middle_prompt(tokenizer, tokenizer.encode_plain(prefix_of(document)), record["suffix"])
+            prefix, suffix = map(tokenizer.encode_plain, (prefix_of(document), record["suffix"]))
+            if room is not None:
+                prefix, suffix = nearest(prefix, suffix, room - len(middle_prompt(tokenizer, [], [])))
+            prompt = middle_prompt(tokenizer, prefix, suffix)
         elif "prefix" in record:
             prompt = engine.encode(record["prefix"])
         else:
@@ -58,23 +66,28 @@ def completion_prompt(engine: Engine, document: Document) -> list[int]:
     return prompt
 
 
-def middle_prompt(tokenizer: Tokenizer, prefix: list[int], suffix: str) -> list[int]:
+def nearest(prefix: list[int], suffix: list[int], room: int) -> tuple[list[int], list[int]]:
+    """The end of a prefix and the beginning of a suffix: half of the room each, or what the other leaves."""
+    after = min(len(suffix), max(room // 2, room - len(prefix)))
+    before = min(len(prefix), room - after)
+    return prefix[len(prefix) - before :], suffix[:after]
+
+
+def middle_prompt(tokenizer: Tokenizer, prefix: list[int], suffix: list[int]) -> list[int]:
     """The tokens after which a model writes what stands between, begun as in training.
 
     Raises:
         ModelError: a tokenizer that cannot say so.
     """
     start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-    return [*start, *before_middle(prefix, tokenizer.encode_plain(suffix), tokenizer)]
+    return [*start, *before_middle(prefix, suffix, tokenizer)]
 
 
 def middles(documents: Iterable[Document]) -> Iterator[Document]:
-    """Records with `prefix`, `suffix` and `middle`: as they are, or cut from running text."""
+    """Records with `prefix`, `suffix` and `middle`: cut from running text, others as they are."""
     for document in documents:
-        if "suffix" in document.record:
-            yield document
-        elif document.text and (parts := cut(document.text, EVALUATION_SEED)) and parts.middle:
-            yield Document(document.id, "", vars(parts))
+        parts = None if "suffix" in document.record else cut(document.text, EVALUATION_SEED)
+        yield Document(document.id, "", vars(parts)) if parts and parts.middle else document
 
 
 def middle_of(document: Document) -> list[str]:
@@ -85,9 +98,9 @@ def middle_of(document: Document) -> list[str]:
     """
     middle = document.record.get("middle")
     if not middle:
-        found = ", ".join(document.record) or "nothing"
         raise InputError(
-            f"{document.id} holds {found}; prefix, suffix and middle are needed, or running text"
+            f"{document.id} holds {found_in(document)}; prefix, suffix and a middle that is not empty are needed, "
+            "or running text of some length"
         )
     return [middle]
 

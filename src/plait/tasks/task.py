@@ -58,11 +58,13 @@ def source_of(document: Document) -> str:
     """What a pair's target is written for, or a text as it is.
 
     Raises:
-        InputError: a record with neither.
+        InputError: a record with neither, or an empty one.
     """
     text = source_in(document) or document.text
-    if not text:
-        raise InputError(f"{document.id} holds {found_in(document)}; a source or text is needed")
+    if not text.strip():
+        raise InputError(
+            f"{document.id} holds {found_in(document)}; a source or text is needed, and may not be empty"
+        )
     return text
 
 
@@ -73,9 +75,10 @@ def target_of(document: Document) -> list[str]:
         InputError: a record without one.
     """
     target = target_in(document)
-    if target is None:
+    if target is None or not target.strip():
         raise InputError(
-            f"{document.id} holds {found_in(document)}; a source and a target are needed to score it"
+            f"{document.id} holds {found_in(document)}; a source and a target are needed to score it, and may "
+            "not be empty"
         )
     return [target]
 

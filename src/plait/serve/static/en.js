@@ -73,7 +73,7 @@ export const en = {
   at_most_hint: "Where an answer is cut, at the latest.",
   usual: "auto",
   labels: "Labels",
-  labels_hint: "The labels to choose from, with commas between them.",
+  labels_hint: "The labels to choose from, with commas between them. Empty: those that the model has learned.",
   labels_placeholder: "good, bad",
   labels_missing: "This model does not say which labels it has learned. Name them, with commas between.",
   text: "Text",

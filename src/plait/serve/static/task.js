@@ -30,7 +30,7 @@ function mount(name, usual, section, app) {
   const wipe = el("button", { class: "quiet", type: "button", onclick: clear }, icon("plus"), words("clear_text"));
   const lines = el("input", { type: "checkbox", checked: recall(`lines.${name}`, usual.lines), onchange: () => remember(`lines.${name}`, lines.checked) });
   const switched = el("label", { class: "switch" }, lines, words(name === "answer" ? "lines_question" : "lines"));
-  const options = new Options(name, app.model.plait?.labels ?? []);
+  const options = new Options(name, app.model);
   const problem = el("p", { class: "problem", role: "alert" });
   const bar = el("div", { class: "bar-row" }, go, stop, wipe, words("keys_task", {}, "span", { class: "keys" }));
   const form = el("form", { class: "task", novalidate: true }, el("div", { class: "sheet" }, ...boxes, bar), el("div", { class: "options" }, options.node, switched));
@@ -120,17 +120,20 @@ function mount(name, usual, section, app) {
   return { focus: () => area.focus(), stop: () => (controller ? (controller.abort(), true) : false) };
 }
 
-// How answers are found: fields that are remembered, and sent only where they are filled in.
+// How answers are found: fields that are remembered, and sent only where they are filled in. Labels are
+// remembered of each model alone; of those it has learned it needs no word.
 class Options {
-  constructor(name, learned) {
+  constructor(name, model) {
+    const learned = model.plait?.labels ?? [];
+    this.place = name === "classify" ? `options.${name}.${[model.id, ...learned].join("/")}` : `options.${name}`;
     this.name = name;
-    this.values = recall(`options.${name}`, {});
+    this.values = recall(this.place, {});
     const counts = name === "classify" ? ["n"] : Object.keys(COUNTS);
-    const shown = { class: "labels", value: this.values.labels ?? learned.join(", "), "data-t-placeholder": "labels_placeholder" };
+    const usual = learned.length ? { placeholder: learned.join(", ") } : { "data-t-placeholder": "labels_placeholder" };
+    const labels = { class: "labels", value: this.values.labels ?? "", ...usual };
     const fields = counts.map((key) => this.field(key, COUNTS[key], { class: "count", type: "number", min: 1, step: 1, value: this.values[key] ?? "", "data-t-placeholder": "usual" }));
-    if (name === "classify") fields.unshift(this.field("labels", "labels", shown));
+    if (name === "classify") fields.unshift(this.field("labels", "labels", labels));
     this.node = el("div", { class: "fields" }, ...fields);
-    if (!this.values.labels && learned.length) this.values.labels = shown.value;
   }
 
   field(key, word, properties) {
@@ -138,7 +141,7 @@ class Options {
     const input = el("input", { id, inputmode: properties.type && "numeric", "data-t-title": `${word}_hint`, ...properties });
     input.addEventListener("input", () => {
       this.values[key] = input.value;
-      remember(`options.${this.name}`, this.values);
+      remember(this.place, this.values);
     });
     return el("span", { class: "field" }, words(word, {}, "label", { for: id, "data-t-title": `${word}_hint` }), input);
   }

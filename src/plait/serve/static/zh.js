@@ -73,7 +73,7 @@ export const zh = {
   at_most_hint: "答案最迟在此截断。",
   usual: "自动",
   labels: "标签",
-  labels_hint: "供选择的标签，用逗号隔开。",
+  labels_hint: "供选择的标签，用逗号隔开。不填则用模型学过的标签。",
   labels_placeholder: "好, 坏",
   labels_missing: "这个模型没有说明学过哪些标签，请写出来，用逗号隔开。",
   text: "文字",
