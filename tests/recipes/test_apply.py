@@ -236,7 +236,7 @@ def test_columns_are_named_on_the_command_line(verb, tiny_pairs, tmp_path):
     table.write_text("number\tbody\n1\tone\n", encoding="utf-8")
     name = "question" if verb == "answer" else "source"
     words = [verb, str(tiny_pairs), "--input", str(table), "--field", f"{name}=body", "--output", str(out)]
-    words += ["--labels", "a", "b"] if verb == "classify" else ["--longest", "4", "--beams", "1"]
+    words += ["--labels", "a", "b"] if verb == "classify" else ["--max-tokens", "4", "--beams", "1"]
     with pytest.raises(SystemExit) as end:
         main(words)
     assert not end.value.code

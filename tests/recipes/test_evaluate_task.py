@@ -142,7 +142,7 @@ def test_records_with_an_empty_cell_are_counted_and_left_out(tiny_pairs, says, t
     assert "2 skipped that cannot be scored; the first:" in told
     assert "test.csv#2 holds source, target; a source or text is needed, and may not be empty" in told
     table.write_text("source,target\n,zwei\n", encoding="utf-8")
-    with pytest.raises(InputError, match="test.csv#1 holds source, target; a source or text is needed"):
+    with pytest.raises(InputError, match=r"test\.csv#1 holds source, target; a source or text is needed"):
         evaluate(tiny_pairs, task="translate", data=table)
 
 

@@ -115,16 +115,26 @@ def test_one_question_a_file_and_what_is_typed(reader, works, tmp_path):
     notes = tmp_path / "notes"
     notes.mkdir()
     (notes / "a.txt").write_text(NOTES, "utf-8")
-    shown = works("answer", reader, "小明住在哪里？", "--documents", notes, "--longest", 4)
+    shown = works("answer", reader, "小明住在哪里？", "--documents", notes, "--max-tokens", 4)
     assert shown.splitlines()[-1].startswith("[")
     assert f"[1] {notes / 'a.txt'}#1" in shown
     (tmp_path / "context.txt").write_text("小明住在北京。", "utf-8")
-    asked = ("answer", reader, "小明住在哪里？", "--longest", 4, "--beams", 2, "--n", 2)  # shows the scores
+    asked = (
+        "answer",
+        reader,
+        "小明住在哪里？",
+        "--max-tokens",
+        4,
+        "--beams",
+        2,
+        "--n",
+        2,
+    )  # shows the scores
     by_file = works(*asked, "--context", tmp_path / "context.txt")
     assert by_file == works(*asked, "--context", "小明住在北京。") != works(*asked)
     source, out = tmp_path / "q.txt", tmp_path / "a.jsonl"
     source.write_text("小明住在哪里？\nwho?\n", "utf-8")
-    words = ("answer", reader, "--input", source, "--output", out, "--documents", notes, "--longest", 4)
+    words = ("answer", reader, "--input", source, "--output", out, "--documents", notes, "--max-tokens", 4)
     works(*words)
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     assert rows[0]["citations"] == [f"{notes / 'a.txt'}#1"]
@@ -140,7 +150,7 @@ def test_one_question_a_file_and_what_is_typed(reader, works, tmp_path):
 def test_squad_and_cmrc_files_are_scored_and_lost_answers_told(reader, works, tmp_path):
     data, out = tmp_path / "xquad.json", tmp_path / "scores.json"
     data.write_text(json.dumps(SQUAD), "utf-8")
-    evaluate = ["evaluate", reader, "--task", "answer", "--data", data, "--longest", 3, "--out", out]
+    evaluate = ["evaluate", reader, "--task", "answer", "--data", data, "--max-tokens", 3, "--out", out]
     works(*evaluate)
     scores = {row["metric"]: row for row in json.loads(out.read_text("utf-8"))["results"]}
     assert set(scores) == {"squad_em", "squad_f1"}

@@ -136,7 +136,7 @@ def test_bad_input_is_one_line(model, reader, refuses, tmp_path):
     assert message.endswith("test.jsonl#3); name all of them with --labels, or correct the data")
     assert "has no column 'mood'; found: source, target" in refuses(*evaluate, "--field", "target=mood")
     (tmp_path / "plain.jsonl").write_text('{"text": "a"}\n', "utf-8")
-    assert "holds text; a text and its label are needed, and may not be empty: --field source=TEXT" in refuses(
+    assert "holds text; a text and its label are needed, neither empty: --field source=TEXT" in refuses(
         *evaluate[:-1], tmp_path / "plain.jsonl"
     )
     assert "labels must be two or more different words, not 'a'" in refuses(

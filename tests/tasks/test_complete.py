@@ -120,7 +120,7 @@ def test_the_prompt_is_what_training_shows_before_the_middle(model):
 
 def test_a_text_a_file_and_python_agree(model, works, tmp_path):
     path = model("text", fim=True)
-    words = ("--longest", 5)
+    words = ("--max-tokens", 5)
     middle = works("complete", path, "def f(", "--suffix", "):", *words)
     rest = works("complete", path, "def f(", *words)
     assert plait.complete(path, "def f(", "):", max_tokens=5) == [middle[:-1]]
@@ -144,7 +144,7 @@ def test_middles_are_scored_of_records_and_of_text(model, works, tmp_path):
     data, out = tmp_path / "held-out.jsonl", tmp_path / "scores.json"
     rows = [{"text": "the fox jumps"}, {"prefix": "a", "middle": "b", "suffix": "c"}]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    words = ("evaluate", model("text", fim=True), "--task", "complete", "--data", data, "--longest", 3)
+    words = ("evaluate", model("text", fim=True), "--task", "complete", "--data", data, "--max-tokens", 3)
     works(*words, "--out", out)
     scores = json.loads(out.read_text("utf-8"))["results"]
     assert [(row["metric"], row["n"]) for row in scores] == [("verbatim", 2), ("chrf", 2)]
@@ -160,7 +160,7 @@ def test_of_a_long_text_what_is_nearest_to_the_middle_is_read(model, works, refu
     assert nearest([1, 2, 3], [], 2) == ([2, 3], [])
     data, path = tmp_path / "long.jsonl", model("text", fim=True)
     data.write_text(json.dumps({"prefix": "a" * 999, "middle": "b", "suffix": "c" * 999}) + "\n", "utf-8")
-    words = ("evaluate", path, "--task", "complete", "--data", data, "--longest", 3)
+    words = ("evaluate", path, "--task", "complete", "--data", data, "--max-tokens", 3)
     assert "or cut what is too long with --truncate" in refuses(*words)
     works(*words, "--truncate")
     engine = Engine(path)

@@ -63,7 +63,7 @@ def test_of_a_conversation_the_oldest_turns_are_forgotten(capsys):
 def test_a_file_is_refused_by_line_and_read_when_asked(verb, both, works, refuses, tmp_path):
     lines, out = tmp_path / "in.txt", tmp_path / "out.txt"
     lines.write_text(f"short\n{LONG}\n", encoding="utf-8")
-    more = ["--labels", "good", "bad"] if verb == "classify" else ["--longest", "4"]
+    more = ["--labels", "good", "bad"] if verb == "classify" else ["--max-tokens", "4"]
     words = [verb, both, "--input", lines, "--output", out, *more]
     message = refuses(*words)
     assert "in.txt#2: " in message
@@ -98,7 +98,7 @@ def test_a_long_text_is_scored_when_asked(task, reader, works, refuses, tmp_path
     rows = [{"source": "short", "target": "good"}, {"source": LONG, "target": "bad"}]
     data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     words = ["evaluate", reader, "--task", task, "--data", data, "--out", out]
-    words += [] if task == "classify" else ["--longest", "4"]
+    words += [] if task == "classify" else ["--max-tokens", "4"]
     assert "data.jsonl#2: " in refuses(*words)
     works(*words, "--truncate")
     assert {row["n"] for row in json.loads(out.read_text(encoding="utf-8"))["results"]} == {2}

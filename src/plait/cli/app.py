@@ -11,6 +11,8 @@ import plait
 from plait.errors import ConfigError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
+Override = Annotated[str, Parameter(allow_leading_hyphen=True)]  # of a recipe's key, such as train.lr=1e-3
+Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 
 app = App(
     name="plait",
@@ -74,17 +76,17 @@ class Sampling:
         return given(**asdict(self), **more)
 
 
-@Parameter(name="*", group=Group("Decoding"))
+@Parameter(name="*", group=Group("Decoding", help="What is left out is the task's own."))
 @dataclass(frozen=True, kw_only=True)
 class Beams:
-    """How an answer is searched for; what is left out is the task's own.
+    """How an answer is searched for.
 
     Args:
         beams: Answers that are followed at once; 1 takes the most probable token each time.
         length_penalty: Above 1 favours longer answers.
         no_repeat_ngram: No run of so many tokens twice; 0: no such rule.
         min_tokens: Shortest answer.
-        longest: Longest answer, in tokens.
+        max_tokens: Longest answer, in tokens.
         n: Best answers to give.
     """
 
@@ -92,13 +94,12 @@ class Beams:
     length_penalty: float | None = None
     no_repeat_ngram: int | None = None
     min_tokens: int | None = None
-    longest: int | None = None
+    max_tokens: int | None = None
     n: int | None = None
 
     def given(self) -> dict[str, Any]:
         """Only what was given."""
-        values = asdict(self)
-        return given(max_tokens=values.pop("longest"), **values)
+        return given(**asdict(self))
 
 
 def given(**values: Any) -> dict[str, Any]:
@@ -114,6 +115,3 @@ def fields_of(words: list[str] | None) -> dict[str, str | int] | None:
     if bad := [name for name, equals, _ in pairs if not equals]:
         raise ConfigError(f"--field {bad[0]!r} has no column; write for example --field text=body")
     return {name: int(column) if column.isdigit() else column for name, _, column in pairs}
-
-
-Words = Annotated[str, Parameter(allow_leading_hyphen=True)]

@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from plait.cli.app import Beams, Sampling, Where, fields_of
+from plait.cli.app import Beams, Sampling, Where, Words, fields_of
 
-Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
 Prefix = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 
 

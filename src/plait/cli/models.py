@@ -7,12 +7,38 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from plait.cli.app import Beams, Sampling, Where, fields_of
+from plait.cli.app import Beams, Sampling, Where, Words, fields_of
 from plait.errors import ConfigError
 from plait.eval.options import Options
 
 BATCH = 8
-Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+
+
+@Parameter(
+    name="*", group=Group("Scoring", help="Of a task, where it is not the task's own, and of outputs.")
+)
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """By what answers are scored.
+
+    Args:
+        metric: bleu, chrf, chrf++, rouge (or rouge1, rouge2, rougeL, rougeLsum), exact_match, verbatim,
+            squad_em, squad_f1, cmrc (or cmrc_em, cmrc_f1), accuracy, macro_f1.
+        lang: Language of the texts, such as zh or ja.
+        tokenize: Tokenization of BLEU: none, 13a, intl, zh, ja-mecab, ko-mecab, char.
+        lowercase: Compare without case (bleu, chrf).
+        stem: Compare stems of English words (rouge).
+    """
+
+    metric: Words = None
+    lang: str | None = None
+    tokenize: str | None = None
+    lowercase: bool = False
+    stem: bool = False
+
+    def options(self) -> Options:
+        """What changes a score."""
+        return Options(lang=self.lang, tokenize=self.tokenize, lowercase=self.lowercase, stem=self.stem)
 
 
 @Parameter(name="*", group=Group("Outputs made elsewhere"))
@@ -23,29 +49,14 @@ class Outputs:
     Args:
         hypotheses: Outputs: plain lines, or records with --field NAME or --field hypotheses=NAME.
         references: What they should be: one file for each set of references.
-        metric: bleu, chrf, chrf++, rouge (or rouge1, rouge2, rougeL, rougeLsum), exact_match, verbatim,
-            squad_em, squad_f1, cmrc (or cmrc_em, cmrc_f1), accuracy, macro_f1.
         compare: Outputs of a second system, for a paired bootstrap test.
-        lang: Language of the texts, such as zh or ja.
-        tokenize: Tokenization of BLEU: none, 13a, intl, zh, ja-mecab, ko-mecab, char.
-        lowercase: Compare without case (bleu, chrf).
-        stem: Compare stems of English words (rouge).
         predictions: Of bbq: its records, with predictions in the field named by --field.
     """
 
     hypotheses: list[str] | None = None
     references: Words = None
-    metric: Words = None
     compare: str | None = None
-    lang: str | None = None
-    tokenize: str | None = None
-    lowercase: bool = False
-    stem: bool = False
     predictions: str | None = None
-
-    def options(self) -> Options:
-        """What changes a score."""
-        return Options(lang=self.lang, tokenize=self.tokenize, lowercase=self.lowercase, stem=self.stem)
 
 
 def evaluate(
@@ -65,8 +76,9 @@ def evaluate(
     per_token: bool = False,
     truncate: bool = False,
     shots: int | None = None,
-    outputs: Outputs = Outputs(),
     beams: Beams = Beams(),
+    scoring: Scoring = Scoring(),
+    outputs: Outputs = Outputs(),
     where: Where = Where(),
     json: bool = False,
 ) -> None:
@@ -100,12 +112,11 @@ def evaluate(
         shots: Of lm_eval:NAME, worked examples before each question; default: what the task says.
         json: Print what scores.json holds.
     """
-    if model is None and outputs == Outputs():
+    if model is None and outputs == Outputs() and scoring == Scoring():
         raise ConfigError(
             "there is nothing to measure; give MODEL, or --hypotheses and --references, or --predictions"
         )
-    elsewhere = outputs.hypotheses or outputs.references or outputs.compare or outputs.predictions
-    if elsewhere or model is None:
+    if model is None or outputs != Outputs():
         if model is not None:
             raise ConfigError(
                 f"{model!r} would be a MODEL, and --hypotheses and --predictions are without one"
@@ -120,26 +131,26 @@ def evaluate(
             raise ConfigError(
                 f"--{wrong[0]} is for a MODEL; leave it out with --hypotheses and --predictions"
             )
-        _evaluate_outputs(outputs, task, data, field, out, json)
+        _evaluate_outputs(outputs, scoring, task, data, field, out, json)
         return
     from plait.recipes.evaluate import evaluate as run
 
     run(
         model, task=task or "perplexity", data=data or [], limit=limit, out=out, context=context,
-        stride=stride, batch=batch, format=format, fields=fields_of(field), metric=outputs.metric or (),
-        options=outputs.options(), labels=labels or (), per_token=per_token, truncate=truncate, shots=shots,
+        stride=stride, batch=batch, format=format, fields=fields_of(field), metric=scoring.metric or (),
+        options=scoring.options(), labels=labels or (), per_token=per_token, truncate=truncate, shots=shots,
         decoding=beams.given(), **vars(where), as_json=json,
     )  # fmt: skip
 
 
 def _evaluate_outputs(
-    outputs: Outputs, task: list[str] | None, data: list[str] | None, field: list[str] | None,
-    out: str | None, json: bool,
+    outputs: Outputs, scoring: Scoring, task: list[str] | None, data: list[str] | None,
+    field: list[str] | None, out: str | None, json: bool,
 ) -> None:  # fmt: skip
     from plait.recipes.evaluate_outputs import evaluate_outputs, evaluate_predictions
 
     if outputs.predictions is not None:
-        if outputs != Outputs(predictions=outputs.predictions):
+        if outputs != Outputs(predictions=outputs.predictions) or scoring != Scoring():
             raise ConfigError("--predictions has its metrics from --task; leave out what is for --hypotheses")
         evaluate_predictions(
             outputs.predictions, task=task or [], field=field or [], data=data or [], out=out, as_json=json
@@ -150,8 +161,8 @@ def _evaluate_outputs(
             "--task and --data are for a model or --predictions; leave them out with --hypotheses"
         )
     evaluate_outputs(
-        outputs.hypotheses or [], outputs.references or [], outputs.metric or [], compare=outputs.compare,
-        field=field or [], options=outputs.options(), out=out, as_json=json,
+        outputs.hypotheses or [], outputs.references or [], scoring.metric or [], compare=outputs.compare,
+        field=field or [], options=scoring.options(), out=out, as_json=json,
     )  # fmt: skip
 
 

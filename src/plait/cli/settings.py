@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cyclopts import App
 
-from plait.cli.app import Device, Words
+from plait.cli.app import Device, Override
 
 config = App(name="config", help="Recipes: every value and where it came from.")
 
@@ -34,7 +34,7 @@ def device(*, remeasure: bool = False, device: Device = "auto", json: bool = Fal
 
 
 @config.command(name="show")
-def config_show(recipe: str, /, *overrides: Words) -> None:
+def config_show(recipe: str, /, *overrides: Override) -> None:
     """Every value of a recipe and where it came from.
 
     For example:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from plait.cli.app import Words, fields_of
+from plait.cli.app import Override, fields_of
 from plait.errors import ConfigError, did_you_mean
 from plait.parallel.launch import launched
 from plait.parallel.layout import parse_layout
@@ -57,7 +57,7 @@ def quickstart(
 def train(
     recipe: str,
     /,
-    *overrides: Words,
+    *overrides: Override,
     layout: str | None = None,
     resume: bool = False,
     dry_run: bool = False,
@@ -105,7 +105,7 @@ def train(
 def prove(
     recipe: str,
     /,
-    *overrides: Words,
+    *overrides: Override,
     layout: list[str] | None = None,
     all_: Annotated[int | None, Parameter(name="--all")] = None,
     schedule: str | None = None,

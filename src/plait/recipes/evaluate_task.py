@@ -183,9 +183,7 @@ def evaluate_labels(
     task = classify.TASK
     references = _references(task, questions)
     names = classify.labels_of(engine, labels, questions)
-    read = with_remedy(
-        lambda some: classify.questions_of(engine, some, names, truncate=truncate), truncate
-    )
+    read = with_remedy(lambda some: classify.questions_of(engine, some, names, truncate=truncate), truncate)
     asked = read(questions)
     with log.progress("classify: texts", len(questions)) as bar:
         found = classify.classify(engine, asked, names, per_token=per_token, batch=batch, advance=bar.advance)

@@ -37,7 +37,7 @@ def label_of(document: Document) -> list[str]:
     label = document.record.get("label") if label is None else label
     if label is None or not str(label).strip():
         raise InputError(
-            f"{document.id} holds {found_in(document)}; a text and its label are needed, and may not be empty: "
+            f"{document.id} holds {found_in(document)}; a text and its label are needed, neither empty: "
             "--field source=TEXT --field target=LABEL"
         )
     return [str(label)]

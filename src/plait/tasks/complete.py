@@ -99,8 +99,8 @@ def middle_of(document: Document) -> list[str]:
     middle = document.record.get("middle")
     if not middle:
         raise InputError(
-            f"{document.id} holds {found_in(document)}; prefix, suffix and a middle that is not empty are needed, "
-            "or running text of some length"
+            f"{document.id} holds {found_in(document)}; prefix, suffix and a middle that is not empty are "
+            "needed, or running text of some length"
         )
     return [middle]
 

@@ -77,8 +77,8 @@ def target_of(document: Document) -> list[str]:
     target = target_in(document)
     if target is None or not target.strip():
         raise InputError(
-            f"{document.id} holds {found_in(document)}; a source and a target are needed to score it, and may "
-            "not be empty"
+            f"{document.id} holds {found_in(document)}; a source and a target are needed to score it, "
+            "and may not be empty"
         )
     return [target]
 
