@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from plait import __version__, log
+from plait import log
 from plait.data.pairs import aligned
-from plait.errors import ConfigError, InputError, ModelError, did_you_mean
+from plait.errors import ConfigError, InputError, did_you_mean
 from plait.eval.options import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature, write_scores
 from plait.recipes.evaluate_harness import PREFIX
 from plait.recipes.evaluate_outputs import PLAIN, listed, show_scores
 from plait.tasks import TASKS
-from plait.text.document import Document
 
 PERPLEXITY = "perplexity"
 
@@ -44,7 +43,7 @@ def evaluate(
     device: str = "cpu",
     dtype: str | None = None,
     as_json: bool = False,
-) -> list:
+) -> list[Score]:
     """Score a model; the scores are printed, returned, and written to `out` as `scores.json`.
 
     Args:
@@ -90,14 +89,15 @@ def evaluate(
         raise ConfigError(f"n={decoding['n']} answers are more than the one that is scored; leave n out")
     if out is not None:
         check_replaceable(out)
-    show = show_scores
     # the data before the model: they are wrong more often
     if name == PERPLEXITY:
-        documents = list(islice(_with_text(data, format, fields), limit))
+        from plait.recipes.evaluate_perplexity import evaluate_perplexity, running_texts, show_perplexity
+
+        documents = list(islice(running_texts(data, format, fields), limit))
         measure = partial(
-            _perplexity, documents=documents, limit=limit, context=context, stride=stride, batch=batch
+            evaluate_perplexity, documents=documents, limit=limit, context=context, stride=stride, batch=batch
         )
-        show = _show
+        show = show_perplexity
     elif harness:
         from plait.recipes.evaluate_harness import evaluate_harness, find
 
@@ -117,6 +117,7 @@ def evaluate(
             evaluate_named, name, questions=questions, metrics=metric, options=options, batch=batch,
             decoding=decoding or {}, labels=labels, per_token=per_token, truncate=truncate,
         )  # fmt: skip
+        show = show_scores
 
     from plait.infer.engine import Engine
 
@@ -188,75 +189,3 @@ def _check(
         raise ConfigError("classify compares labels and searches nothing; leave beams and the like out")
     if names != ["classify"] and labelled:
         raise ConfigError(f"--labels and --per-token are for --task classify, not {names[0]}")
-
-
-def _with_text(
-    data: str | Path | Sequence[str | Path], format: str, fields: Mapping[str, str | int] | None
-) -> Iterator[Document]:
-    from plait.text.readers import read
-
-    for document in read(data, format=format, fields=fields):
-        if not document.text:
-            found = ", ".join(document.record) or "nothing"
-            raise InputError(f"{document.id} holds {found}; perplexity needs running text (a field `text`)")
-        yield document
-
-
-def _perplexity(*, engine, documents: list[Document], limit, context, stride, batch) -> list:
-    import torch
-
-    from plait.eval.perplexity import encode_document, perplexity
-
-    if engine.encodes:
-        raise ModelError(
-            f"{engine.name} is an encoder-decoder, which gives no probability to a text without its source; "
-            "measure a task, such as --task translate"
-        )
-
-    encoded = [encode_document(engine.tokenizer, document.text) for document in documents]
-    with log.progress("perplexity: tokens", sum(len(tokens) - 1 for tokens, _ in encoded)) as bar:
-        result = perplexity(
-            engine.model, encoded, context=context, stride=stride, batch=batch, advance=bar.advance
-        )
-    context = engine.context if context is None else context
-    settings = signature(
-        context=context,
-        stride=max(context // 2, 1) if stride is None else stride,
-        limit=limit or "none",
-        ends="scored" if engine.tokenizer.eos_id is not None else "none",
-        interval=f"95% over {result.units}",
-        dtype=engine.dtype,
-        tokenizer=engine.tokenizer.fingerprint[:12],
-        plait=__version__,
-        torch=torch.__version__,
-    )
-    files = describe_data(document.id.rpartition("#")[0] for document in documents)
-    counts = {"documents": result.documents, "tokens": result.tokens, "bytes": result.bytes}
-    samples = result.documents if result.units == "documents" else result.windows
-    metrics = ("perplexity", "bits_per_byte", "nats_per_token")
-    return [
-        Score(
-            task="perplexity",
-            metric=metric,
-            value=getattr(result, metric),
-            interval=result.interval(metric),
-            n=samples,
-            signature=settings,
-            data=files,
-            counts=counts,
-        )
-        for metric in metrics
-    ]
-
-
-def _show(name: str, scores: list) -> None:
-    counts = scores[0].counts
-    title = (
-        f"{name}: {counts['documents']:,} documents, {counts['tokens']:,} tokens, {counts['bytes']:,} bytes"
-    )
-    rows = []
-    for score in scores:
-        spread = "unknown" if score.interval is None else "{:.4f} to {:.4f}".format(*score.interval)
-        rows.append((score.metric, f"{score.value:.4f}", spread))
-    log.table(title, ("metric", "value", "95 % interval"), rows, stdout=True)
-    log.say(scores[0].signature)
