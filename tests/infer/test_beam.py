@@ -1,4 +1,4 @@
-"""Beam search equals transformers', an exhaustive search, and itself whatever shares the batch."""
+"""Beam search equals transformers' and an exhaustive search, and what cannot be is refused."""
 
 from __future__ import annotations
 
@@ -17,10 +17,7 @@ from torch import Tensor
 from plait.config import build
 from plait.errors import ConfigError, ModelError, PromptError
 from plait.infer.beam import ban_repeats, beam_search, best_places
-from plait.infer.cache import KVCache
-from plait.infer.engine import Engine
-from plait.infer.params import BeamParams, Hypothesis, SamplingParams
-from plait.infer.search import search as find
+from plait.infer.params import BeamParams, Hypothesis
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -219,80 +216,6 @@ def test_enough_beams_find_the_best_of_all_sequences(penalty):
     assert len(every) == 364
     assert [one.score for one in found] == pytest.approx([score for score, _ in every[:10]], abs=1e-12)
     assert [one.tokens for one in found] == [[t for t in path if t != 2] for _, path in every[:10]]
-
-
-def search(
-    engine: Engine, prompts: list[list[int]], params: BeamParams, ends: range | frozenset[int]
-) -> list[list[Hypothesis]]:
-    """Beam search with a decoder of ours and its cache."""
-    cache = KVCache(len(prompts))
-
-    def step(rows: list[int], tokens: list[int]) -> Tensor:
-        cache.select(rows)
-        return engine.decode(tokens, cache)
-
-    rooms = [engine.context - len(prompt) for prompt in prompts]
-    logits = engine.prefill(prompts, cache)
-    return beam_search(logits, step, params, ends=ends, rooms=rooms, prefixes=prompts)
-
-
-def test_an_answer_may_quote_its_prompt_and_end_as_it_does(scripted, tokenizer):
-    answer = [*tokenizer.encode("the red fox"), tokenizer.eos_id]
-    prompt = [*tokenizer.encode("here is the red fox"), tokenizer.eos_id]
-    params = BeamParams(beams=1, no_repeat_ngram=3, max_tokens=20)
-    ((best,),) = find(scripted([*answer, *answer]), [prompt], params)
-    assert tokenizer.decode(best.tokens) == "the red fox"
-    assert best.finish_reason == "stop"
-    ((best,),) = find(scripted(tokenizer.encode("abcabcabc")), [prompt], params)
-    assert tokenizer.decode(best.tokens) == "abcab"  # the trigram may not come again
-
-
-PROMPTS = [list(text) for text in (b"one", b"a longer prompt", b"!", b"two words", b"and the last")]
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize(
-    "params",
-    [
-        BeamParams(beams=1, max_tokens=20),
-        BeamParams(beams=4, n=3, max_tokens=20),
-        BeamParams(beams=3, n=3, length_penalty=0.3, no_repeat_ngram=2, min_tokens=4, max_tokens=40),
-        BeamParams(beams=4, n=4, early_stopping=True, max_tokens=None),
-    ],
-    ids=BeamParams.describe,
-)
-def test_what_shares_the_batch_changes_nothing(make_engine, dtype, params):
-    engine = make_engine(dtype, vocab=300)
-    together = search(engine, PROMPTS, params, range(12))
-    lengths = {len(one.tokens) for hypotheses in together for one in hypotheses}
-    assert len(lengths) > 1 or params.beams == 1
-    for prompt, batched in zip(PROMPTS, together):
-        (alone,) = search(engine, [prompt], params, range(12))
-        for one, other in zip(alone, batched, strict=True):
-            assert (one.tokens, one.finish_reason) == (other.tokens, other.finish_reason)
-            assert one.score == pytest.approx(other.score, abs=1e-12 if dtype == torch.float64 else 1e-5)
-
-
-def test_log_probabilities_are_the_models_and_make_up_the_score(engine):
-    params = BeamParams(beams=4, n=4, length_penalty=0.7, no_repeat_ngram=2, max_tokens=15)
-    ends = frozenset([7])  # one end token only, so that it is known where a hypothesis lacks it
-    for prompt, hypotheses in zip(PROMPTS, search(engine, PROMPTS, params, ends)):
-        assert [one.score for one in hypotheses] == sorted((one.score for one in hypotheses), reverse=True)
-        for one in hypotheses:
-            written = one.tokens + [7] * (one.finish_reason == "stop")
-            expected = [token.logprob for token in engine.score([prompt + written])[0][len(prompt) :]]
-            assert one.logprobs == pytest.approx(expected, abs=1e-10)
-            assert one.score == pytest.approx(sum(expected) / len(expected) ** 0.7, abs=1e-10)
-
-
-def test_one_beam_writes_what_the_engine_writes_greedily(make_engine):
-    for seed in range(3):
-        engine = make_engine(seed=seed)
-        greedy = engine.generate(PROMPTS, SamplingParams(temperature=0, max_tokens=25))
-        stop = frozenset(engine.tokenizer.stop_ids)
-        found = search(engine, PROMPTS, BeamParams(beams=1, max_tokens=25), stop)
-        assert [one.tokens for (one,) in found] == [completion.tokens for completion in greedy]
-        assert [one.finish_reason for (one,) in found] == [completion.finish_reason for completion in greedy]
 
 
 def test_rows_of_finished_inputs_are_dropped():

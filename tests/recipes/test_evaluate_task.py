@@ -106,7 +106,10 @@ def test_the_mean_of_groups_counts_each_the_same(tiny_pairs, tmp_path, says):
     paths[0].write_text(BABI, encoding="utf-8")
     paths[1].write_text("".join(BABI.splitlines(keepends=True)[:2]), encoding="utf-8")
     says(["home", "tired", "nowhere"])
-    scores = rows(evaluate(tiny_pairs, task="babi", data=paths))
+    made = evaluate(tiny_pairs, task="babi", data=paths)
+    named = [[read["path"] for read in score.data] for score in made]
+    assert named == [list(map(str, paths)), [str(paths[0])], [str(paths[1])], list(map(str, paths))]
+    scores = rows(made)
     assert scores["accuracy"] == pytest.approx(200 / 3)
     assert scores["accuracy, mean of 2 groups"] == 50.0
     # a name that stands for several metrics shifts none of the others

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from plait import log
-from plait.data.pairs import aligned
 from plait.errors import ConfigError, InputError, did_you_mean
 from plait.eval.options import Options
 from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature, write_scores
@@ -89,6 +88,7 @@ def evaluate(
         raise ConfigError(f"n={decoding['n']} answers are more than the one that is scored; leave n out")
     if out is not None:
         check_replaceable(out)
+    parallel = False
     # the data before the model: they are wrong more often
     if name == PERPLEXITY:
         from plait.recipes.evaluate_perplexity import evaluate_perplexity, running_texts, show_perplexity
@@ -107,11 +107,12 @@ def evaluate(
         show = partial(show_scores, digits=4)  # the harness counts from 0 to 1
     else:
         from plait.eval.outputs import rehearse
-        from plait.recipes.evaluate_task import evaluate_named, read_questions, scored_by
+        from plait.recipes.evaluate_task import evaluate_named, format_of, read_questions, scored_by
         from plait.tasks.task import find_task
 
         task_of = find_task(name)
         rehearse(*scored_by(task_of, metric, options))
+        parallel = format_of(task_of, data, format) == "parallel"
         questions = list(islice(read_questions(task_of, data, format, fields), limit))
         measure = partial(
             evaluate_named, name, questions=questions, metrics=metric, options=options, batch=batch,
@@ -124,9 +125,7 @@ def evaluate(
     engine = Engine(model, device=device, dtype=dtype)
     scores = measure(engine=engine)
     if name in TASKS:
-        # of two aligned files the questions name the first only
-        files = listed(data)
-        read = describe_data(files) if aligned(files) else None
+        read = describe_data(listed(data)) if parallel else None  # the questions name the first file only
         scores = [_with_settings(score, read, limit=limit, truncate=truncate) for score in scores]
     if out is not None:
         write_scores(out, str(model), scores)

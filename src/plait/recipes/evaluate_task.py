@@ -97,7 +97,7 @@ def evaluate_task(
         found = answer(engine, prompts, decoding, batch=batch, advance=bar.advance)
     hypotheses = [best[0][0] if best else "" for best in found]
     scores = _scores(task, questions, metrics or task.metrics, options, hypotheses, references)
-    return _made(scores, task, engine, questions, decoding.describe()), hypotheses
+    return _made(scores, task, engine, decoding.describe()), hypotheses
 
 
 def scored_by(task: Task, metrics: Sequence[str], options: Options) -> tuple[Sequence[str], Options]:
@@ -190,7 +190,7 @@ def evaluate_labels(
     said = [one.label for one in found]
     scores = _scores(task, questions, metrics or task.metrics, options, said, references)
     how = f"likelihood|labels:{len(names)}|compared:{'per_token' if per_token else 'whole'}"
-    return _made(scores, task, engine, questions, how), said
+    return _made(scores, task, engine, how), said
 
 
 def _references(task: Task, questions: Sequence[Document]) -> list[list[str]]:
@@ -199,16 +199,20 @@ def _references(task: Task, questions: Sequence[Document]) -> list[list[str]]:
     return [task.references(question) for question in questions]
 
 
-def _made(
-    scores: Iterable[Score], task: Task, engine: Engine, questions: Sequence[Document], how: str
-) -> list[Score]:
+def _made(scores: Iterable[Score], task: Task, engine: Engine, how: str) -> list[Score]:
     """Scores with all they depend on."""
     made = made_with(engine, f"plait:{__version__}")
-    data = describe_data(question.id.rpartition("#")[0] for question in questions)
     return [
-        replace(score, task=task.name, data=data, decoding=how, signature=f"{score.signature}|{made}")
+        replace(score, task=task.name, decoding=how, signature=f"{score.signature}|{made}")
         for score in scores
     ]
+
+
+def format_of(task: Task, data: Paths, format: str) -> str:
+    """How files are read for a task, where `auto` leaves it to their number and names."""
+    if format != "auto":
+        return format
+    return "parallel" if task.format == "auto" and aligned(listed(data)) else task.format
 
 
 def read_questions(
@@ -221,9 +225,7 @@ def read_questions(
     Raises:
         InputError: see `plait.text.readers.read`; none that can be scored.
     """
-    paths = listed(data)
-    if format == "auto":
-        format = "parallel" if task.format == "auto" and aligned(paths) else task.format
+    format, paths = format_of(task, data, format), listed(data)
     some, skipped, first = False, 0, None
     for question in task.questions(read(paths, format=format, fields=fields)):
         try:
@@ -257,11 +259,14 @@ def _scores(
             [answers[number] if number < len(answers) else None for answers in chosen]
             for number in range(max(map(len, chosen)))
         ]
-        return outputs.scores(
+        data = describe_data(questions[place].id.rpartition("#")[0] for place in places)
+        found = outputs.scores(
             metrics, options, hypotheses=[hypotheses[place] for place in places], references=sets
         )
+        return [replace(score, data=data) for score in found]
 
-    yield from of(range(len(questions)))
+    whole = of(range(len(questions)))
+    yield from whole
     groups: dict[str, list[int]] = {}
     for place, question in enumerate(questions):
         if (group := task.group(question)) is not None:
@@ -278,4 +283,5 @@ def _scores(
             value=sum(values) / len(values),
             interval=None,
             n=len(questions),
+            data=whole[number].data,
         )
