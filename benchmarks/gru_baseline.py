@@ -30,7 +30,7 @@ from plait.nn.config import ModelConfig
 from plait.nn.encoder_decoder import build
 from plait.nn.loss import cross_entropy
 from plait.recipes.evaluate_outputs import show_scores
-from plait.recipes.evaluate_task import read_questions
+from plait.recipes.questions import read_questions
 from plait.recipes.recipe import Recipe
 from plait.recipes.run_directory import read_recipe
 from plait.tasks.translate import TASK
@@ -60,7 +60,7 @@ def main() -> None:
     best = fit(model, recipe, data, seconds)
     model.load_state_dict(best)
     fields = {name: int(column) for name, _, column in (word.partition("=") for word in options.field)}
-    questions = list(read_questions(TASK, options.data, "tsv" if fields else "auto", fields or None))
+    questions = read_questions(TASK, options.data, "tsv" if fields else "auto", fields or None).documents
     hypotheses = translate(model.eval(), tokenizer, config, [TASK.source(one) for one in questions])
     references = [[TASK.references(one)[0] for one in questions]]
     found = scores(TASK.metrics, Options(lang=options.lang), hypotheses=hypotheses, references=references)

@@ -83,6 +83,8 @@ def answer(
         raise InputError(f"there are {len(asked)} questions and {len(contexts)} contexts; give one for each")
     if context is not None and documents:
         raise ConfigError(ALONE)
+    if passages < 1:
+        raise ConfigError(f"passages={passages} must be at least 1")
     index = index_of(documents) if documents else None
     engine, params = _engine(model), qa.TASK.decoding_with(decoding, "answer")
     made = [

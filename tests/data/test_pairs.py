@@ -167,6 +167,13 @@ def test_a_wrong_column_is_refused_with_those_found(tmp_path, tokenizer):
         prepared(tmp_path, tokenizer, {"pairs": path})
 
 
+def test_columns_that_are_named_come_before_a_question_and_its_answers():
+    record = {"context": "Paris is big.", "question": "What?", "answers": ["Paris"]}
+    assert pair_of(Document("a", "", record)) == ("Paris is big.\nWhat?", "Paris")
+    named = record | {"source": "Paris is big.", "target": "A city"}
+    assert pair_of(Document("a", "", named)) == ("Paris is big.", "A city")
+
+
 def test_what_is_no_pair_is_skipped_counted_and_said(tmp_path, tokenizer, capsys):
     rows = [
         "good\tgut\twho", "\tleer\twho", "empty\t \twho", "fine\tfein\twho", "no target\t\twho",

@@ -42,6 +42,7 @@ def test_records_of_another_kind_are_refused():
         ([good], [], "there are 1 BBQ records and 0 predictions"),
         ([good, {"question": "?"}], ["a", "b"], "record 2 lacks 'ans0' of BBQ; found: question"),
         ([good | {"label": 7}], ["a"], "record 1 is not as BBQ's are"),
+        ([good | {"label": 1.0}], ["a"], "record 1 is not as BBQ's are"),
         ([good | {"answer_info": {}}], ["a"], "record 1 is not as BBQ's are"),
     ):
         with pytest.raises(InputError, match=match):

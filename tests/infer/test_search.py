@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
 from torch import Tensor
 
 from plait.infer.beam import beam_search
@@ -11,6 +13,10 @@ from plait.infer.cache import KVCache
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, Hypothesis, SamplingParams
 from plait.infer.search import search as find
+from plait.infer.search import text_of
+from plait.nn.config import ModelConfig
+from plait.nn.decoder import Decoder
+from plait.text.tokenizer import Tokenizer
 
 PROMPTS = [list(text) for text in (b"one", b"a longer prompt", b"!", b"two words", b"and the last")]
 
@@ -73,6 +79,23 @@ def test_one_beam_writes_what_the_engine_writes_greedily(make_engine):
         found = search(engine, PROMPTS, BeamParams(beams=1, max_tokens=25), stop)
         assert [one.tokens for (one,) in found] == [completion.tokens for completion in greedy]
         assert [one.finish_reason for (one,) in found] == [completion.finish_reason for completion in greedy]
+
+
+def test_a_continuation_begins_with_the_space_that_its_first_word_has():
+    tokens = ["<s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "▁a"]
+    backend = Backend(models.BPE({token: id for id, token in enumerate(tokens)}, [("▁", "a")]))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens(["<s>"])
+    tokenizer = Tokenizer(backend.to_str(), {"bos_token": "<s>"})
+    engine = Engine(Decoder(ModelConfig(vocab=len(tokens), width=16, layers=1, heads=2)), tokenizer)
+    word, start = tokens.index("▁a"), 0
+    written = Hypothesis([word, word], 0.0, [0.0, 0.0, 0.0], "stop")
+    assert text_of(engine, written, [start, word]) == " a a"
+    assert text_of(engine, written, [word, start]) == "a a"  # after the end of what came before
+    assert text_of(engine, written) == "a a"
 
 
 def test_an_answer_may_quote_its_prompt_and_end_as_it_does(scripted, tokenizer):

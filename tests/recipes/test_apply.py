@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import re
 import shutil
 
@@ -134,7 +135,11 @@ def test_a_killed_run_goes_on_where_it_was_and_a_finished_file_is_left_alone(
 
 def test_records_become_records_with_scores(tiny_pairs, tmp_path):
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    given = [{"source": "one", "target": "eins", "id": "mine"}, {"text": "two words"}, {"instruction": "do"}]
+    given = [
+        {"source": "one", "target": "eins", "id": "mine", "weight": math.nan},
+        {"text": "two words"},
+        {"instruction": "do"},
+    ]
     path.write_text("".join(json.dumps(row) + "\n" for row in given), encoding="utf-8")
     translate(tiny_pairs, input=path, output=out, decoding={"n": 2})
     rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
@@ -149,6 +154,10 @@ def test_records_become_records_with_scores(tiny_pairs, tmp_path):
     before = out.read_bytes()
     translate(tiny_pairs, input=path, output=out, decoding={"n": 2})  # all of it is there
     assert out.read_bytes() == before
+    with pytest.raises(InputError, match=r"in\.jsonl holds the texts themselves; name another --output"):
+        translate(tiny_pairs, input=path, output=path)
+    with pytest.raises(InputError, match=r"is a directory; name one file of texts, whose line n"):
+        translate(tiny_pairs, input=tmp_path, output=tmp_path / "other.jsonl")
     path.write_text('{"source": ""}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"in.jsonl:1: empty text; mend or remove this prompt"):
         translate(tiny_pairs, input=path, output=tmp_path / "other.jsonl")

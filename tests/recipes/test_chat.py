@@ -120,5 +120,8 @@ def test_history_is_trimmed_by_whole_turns():
     assert fit_history(whole, size, 22) == [system, *second, *last]
     assert fit_history(whole, size, 12) == [system, *last]
     assert fit_history([*first, *last], size, 5) == last
+    later = [*first, system, *last]  # what is said in between stays there
+    assert fit_history(later, size, 15) == later
+    assert fit_history(later, size, 14) == [system, *last]
     with pytest.raises(PromptError, match="the message takes 5 tokens, more than the 4 there is room for"):
         fit_history(whole, size, 4)

@@ -144,6 +144,12 @@ def test_records_with_an_empty_cell_are_counted_and_left_out(tiny_pairs, says, t
     told = capsys.readouterr().err.replace("\n", " ")
     assert "2 skipped that cannot be scored; the first:" in told
     assert "test.csv#2 holds source, target; a source or text is needed, and may not be empty" in told
+    says(["eins"])
+    first, *_ = evaluate(tiny_pairs, task="translate", data=table, metric=["accuracy"], limit=1)
+    assert first.n == 1
+    says(["eins", "vier"])
+    first, *_ = evaluate(tiny_pairs, task="translate", data=table, metric=["accuracy"], limit=2)
+    assert first.signature.endswith("|limit:2|skipped:2")
     table.write_text("source,target\n,zwei\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"test\.csv#1 holds source, target; a source or text is needed"):
         evaluate(tiny_pairs, task="translate", data=table)
@@ -159,6 +165,9 @@ def test_what_cannot_be_measured_is_refused(tiny_pairs, tiny_model, two_files, t
     refused(ConfigError, "perplexity is one measure", tiny_model, task="perplexity", metric=["bleu"])
     refused(ConfigError, "perplexity is one measure", tiny_model, task="perplexity", decoding={"beams": 2})
     refused(ConfigError, "--context and --stride are for perplexity", context=8)
+    refused(ConfigError, "batch=0 must be at least 1", batch=0)
+    refused(InputError, "fields rename columns, and format=parallel has none", fields={"source": "en"})
+    refused(InputError, "fields rename columns, and format=scan has none", task="scan", fields={"target": 1})
     refused(ConfigError, "n=3 answers are more than the one that is scored", decoding={"n": 3})
     # before a model is so much as looked for
     refused(ConfigError, "bbq scores predictions made elsewhere; give --predictions", "nowhere", task="bbq")

@@ -83,7 +83,10 @@ def test_a_killed_run_goes_on_where_it_was(tiny_model, prompts, tmp_path, monkey
         made.clear()
         generate(tiny_model, input=prompts, output=killed, sampling=sampling, batch=3)
         assert killed.read_bytes() == data
-        assert sum(made) == 5 - sum(end <= cut for end in ends) // n
+        done = sum(end <= cut for end in ends) // n
+        assert sum(made) == 5 - (
+            done if done == 5 else done - done % (3 // n)
+        )  # as many are written together
 
 
 def test_an_output_made_otherwise_is_left_alone(tiny_model, prompts, tmp_path):

@@ -42,12 +42,19 @@ def farthest(one: Path, other: Path) -> float:
     return worst
 
 
+@pytest.fixture(scope="module")
+def one(tmp_path_factory):
+    """Where the run in one process lies, once the first test that needs it has made it."""
+    return tmp_path_factory.mktemp("one-process") / "run"
+
+
 @pytest.fixture
-def one_process(plait, recipe, tmp_path):
+def one_process(plait, recipe, one):
     """A recipe, and the run it makes in one process."""
     path = recipe(model=MODEL, train=EXACT)
-    plait.works("train", path, f"out={tmp_path / 'one'}")
-    return path, tmp_path / "one"
+    if not one.exists():
+        plait.works("train", path, f"out={one}")
+    return path, one
 
 
 def test_a_run_taken_through_four_layouts_is_the_run_of_one_process(one_process, ranks, plait, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 import plait
 from plait.data.pairs import pair_of
+from plait.errors import ConfigError
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
 from plait.tasks.answer import TASK, answers_of, as_question, elsewhere, metrics_for, question_of
@@ -145,6 +146,28 @@ def test_one_question_a_file_and_what_is_typed(reader, works, tmp_path):
     assert out.read_text("utf-8") == whole
     (found,) = plait.answer(reader, "小明住在哪里？", documents=notes, max_tokens=4)
     assert (found.text, found.citations) == (rows[0]["completion"], rows[0]["citations"])
+
+
+def test_a_model_that_converses_is_told_the_files_of_passages_and_no_folders(model):
+    index = Index(passages([Document("secret/folder/a.txt#1", NOTES)]))
+    engine = Engine(model("messages"))
+    made = as_question(engine, Document("q", "小明住在哪里？"), DECODING, index=index)
+    assert made.citations == ["secret/folder/a.txt#1"]
+    prompt = engine.tokenizer.decode(made.prompt)
+    assert "[1] a.txt#1\n" in prompt
+    assert "secret" not in prompt
+    with pytest.raises(ConfigError, match="passages=0 must be at least 1"):
+        plait.answer(engine, "who?", documents="secret", passages=0)
+
+
+def test_answers_over_other_documents_are_not_mixed(reader, works, refuses, tmp_path):
+    source, out = tmp_path / "q.txt", tmp_path / "a.jsonl"
+    source.write_text("小明住在哪里？\nwho?\n", "utf-8")
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text(NOTES, "utf-8")
+    words = ("answer", reader, "--input", source, "--output", out, "--max-tokens", 4, "--documents")
+    works(*words, tmp_path / "one.txt")
+    assert "name another --output" in refuses(*words, tmp_path / "two.txt")
 
 
 def test_squad_and_cmrc_files_are_scored_and_lost_answers_told(reader, works, tmp_path):

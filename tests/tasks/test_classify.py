@@ -139,6 +139,8 @@ def test_bad_input_is_one_line(model, reader, refuses, tmp_path):
     assert "holds text; a text and its label are needed, neither empty: --field source=TEXT" in refuses(
         *evaluate[:-1], tmp_path / "plain.jsonl"
     )
+    with pytest.raises(ConfigError, match="labels='ab' is one text; give a list of labels"):
+        plait.classify(reader, "x", "ab")
     assert "labels must be two or more different words, not 'a'" in refuses(
         "classify", reader, "x", "--labels", "a"
     )

@@ -152,6 +152,16 @@ def test_middles_are_scored_of_records_and_of_text(model, works, tmp_path):
     assert "".join(question.record[part] for part in ("prefix", "middle", "suffix")) == "the fox jumps"
 
 
+def test_two_files_of_text_are_no_sources_and_targets(model, works, tmp_path):
+    files = [tmp_path / "a.py", tmp_path / "b.py"]
+    for number, file in enumerate(files, 1):
+        file.write_text("print('hello')\n" * number, "utf-8")
+    words = ("--task", "complete", "--max-tokens", 3, "--out", tmp_path / "scores.json", "--data")
+    works("evaluate", model("text", fim=True), *words, *files)
+    score = json.loads((tmp_path / "scores.json").read_text("utf-8"))["results"][0]
+    assert [read["path"] for read in score["data"]] == list(map(str, files))
+
+
 def test_of_a_long_text_what_is_nearest_to_the_middle_is_read(model, works, refuses, tmp_path):
     assert nearest([1, 2, 3], [4, 5, 6], 6) == ([1, 2, 3], [4, 5, 6])
     assert nearest([1, 2, 3], [4, 5, 6], 4) == ([2, 3], [4, 5])

@@ -11,6 +11,7 @@ from plait.data.pairs import source_in
 from plait.errors import PromptError
 from plait.infer.engine import Engine
 from plait.tasks.shorten import fitting, shortened
+from plait.tasks.task import source_of
 from plait.text.document import Document
 
 LONG = "床前明月光，疑是地上霜。" * 20  # 720 bytes, a token each
@@ -32,6 +33,8 @@ def test_as_much_is_kept_as_fits(capsys):
     assert found[0] is documents[0]
     assert [(document.id, text(document)) for document in found[1:]] == [("b", "abcde"), ("c", "abcde")]
     assert "texts cut to 12 tokens: 2 (first: b)" in capsys.readouterr().err
+    (found,) = shortened([Document("d", "\n" * 99 + "a text")], source_of, lambda one: len(one.text), 4)
+    assert found.text == "a te"
 
 
 def test_of_a_question_the_context_is_cut(capsys):

@@ -114,4 +114,4 @@ def fields_of(words: list[str] | None) -> dict[str, str | int] | None:
     pairs = [word.partition("=") for word in words]
     if bad := [name for name, equals, _ in pairs if not equals]:
         raise ConfigError(f"--field {bad[0]!r} has no column; write for example --field text=body")
-    return {name: int(column) if column.isdigit() else column for name, _, column in pairs}
+    return {name: int(column) if column.isdecimal() else column for name, _, column in pairs}

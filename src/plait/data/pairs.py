@@ -24,6 +24,8 @@ def source_in(document: Document) -> str | None:
 def target_in(document: Document) -> str | None:
     """The target of a pair, the output of an instruction, or the first answer; None: none."""
     record = document.record
+    if "source" in record and "target" in record:  # as in `source_in`
+        return record["target"]
     if "question" in record and "answers" in record and "instruction" not in record:
         return record["answers"][0] if record["answers"] else None
     return record.get("target") or record.get("output", record.get("target"))

@@ -61,7 +61,8 @@ def _check(record: Mapping[str, Any], number: int) -> None:
             f"record {number} lacks {missing[0]!r} of BBQ; found: {', '.join(map(str, record)) or 'nothing'}"
         )
     good = (
-        record["label"] in (0, 1, 2)
+        isinstance(record["label"], int)
+        and record["label"] in (0, 1, 2)
         and record["context_condition"] in CONDITIONS
         and record["question_polarity"] in ("neg", "nonneg")
         and all(isinstance(record[name], str) for name in ANSWERS)

@@ -122,8 +122,9 @@ def _score(name: str, metric: Any, hypotheses: Texts, references: References) ->
     # as `corpus_score` does with n_bootstrap, but one draw at a time, and with numbers of one type: there, a
     # chrF that is 0 in only some of the draws is a TypeError
     counts = np.array(_counts(metric, hypotheses, references), dtype=np.float32)
-    drawn = np.random.default_rng(SEED).choice(count, size=(RESAMPLES, count))
-    scores = [float(metric._compute_score_from_stats(counts[rows].sum(0)).score) for rows in drawn]
+    draws = np.random.default_rng(SEED)
+    drawn = (counts[draws.choice(count, size=count)].sum(0) for _ in range(RESAMPLES))
+    scores = [float(metric._compute_score_from_stats(row).score) for row in drawn]
     middle, reach = map(float, need("sacrebleu.significance", "eval").estimate_ci(np.array(scores)))
     metric.n_bootstrap, metric.seed = RESAMPLES, SEED  # for the signature
     return result, {

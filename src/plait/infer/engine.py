@@ -234,7 +234,7 @@ class Engine:
             return
         stop_ids = frozenset(() if params.ignore_eos else self.tokenizer.stop_ids)
         before = [[self.config.decoder_start]] * len(each) if self.encodes else each
-        writers = [Writer(self._decoder_after(written), params.stop) for written in before]
+        writers = [Writer(self.decoder_after(written), params.stop) for written in before]
         cache = KVCache(len(prompts), capacity=max(map(len, prompts)) + 64, device=self.device)
         logits = self.prefill(prompts, cache)
         if params.n > 1:
@@ -272,8 +272,8 @@ class Engine:
         places = log_probabilities(logits, torch.tensor(chosen), params.logprobs, self.vocab)
         return chosen, [self.token(*parts) for parts in zip(chosen, places.chosen, places.top)]
 
-    def _decoder_after(self, prompt: list[int]) -> StreamDecoder:
-        # whether a leading space counts depends on what stands before it
+    def decoder_after(self, prompt: Sequence[int]) -> StreamDecoder:
+        """What turns the tokens after a prompt into text: whether a leading space counts depends on it."""
         decoder = self.tokenizer.decoder(skip_special=True)
         for token in prompt[-PROMPT_TAIL:]:
             decoder.push(token)

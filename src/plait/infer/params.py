@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from plait.config import Config
+from plait.errors import ConfigError
 
 RECOMMENDED = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 LEARNED, LABELS = "trained_on", "trained_labels"  # our fields of generation_config.json
@@ -17,6 +18,12 @@ GREEDY_BELOW = 1e-5  # temperatures this small mean "always the most probable to
 
 FinishReason = Literal["stop", "length"]
 Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+def check_batch(batch: int) -> None:
+    """Raise ConfigError unless something is computed at a time."""
+    if batch < 1:
+        raise ConfigError(f"batch={batch} must be at least 1")
 
 
 class SamplingParams(Config):

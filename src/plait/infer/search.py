@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 
 from torch import Tensor
 
 from plait.infer.beam import beam_search
 from plait.infer.cache import KVCache
 from plait.infer.engine import Engine
-from plait.infer.params import BeamParams, Hypothesis, SamplingParams
+from plait.infer.params import BeamParams, Hypothesis, SamplingParams, check_batch
 
 BATCH = 32  # prompts searched together
 
@@ -30,8 +31,10 @@ def search(
         advance: told how many prompts more are done.
 
     Raises:
+        ConfigError: a batch of less than one prompt.
         PromptError: see `Engine.check`.
     """
+    check_batch(batch)
     nothing = SamplingParams(max_tokens=1)
     for prompt in prompts:
         engine.check(prompt, nothing)
@@ -44,9 +47,12 @@ def search(
     return [found[number] for number in range(len(prompts))]
 
 
-def text_of(engine: Engine, hypothesis: Hypothesis) -> str:
-    """What a sequence says."""
-    return engine.tokenizer.decode(hypothesis.tokens, skip_special=True)
+def text_of(engine: Engine, hypothesis: Hypothesis, prompt: Sequence[int] = ()) -> str:
+    """What a sequence says, with the space that begins it where it continues the words of a prompt."""
+    special = engine.tokenizer.special_ids
+    continued = [] if engine.encodes else list(takewhile(lambda token: token not in special, prompt[::-1]))
+    decoder = engine.decoder_after(continued[::-1])
+    return "".join(map(decoder.push, hypothesis.tokens)) + decoder.flush()
 
 
 def _search(prompts: list[Sequence[int]], engine: Engine, params: BeamParams) -> list[list[Hypothesis]]:

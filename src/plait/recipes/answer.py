@@ -138,14 +138,15 @@ def index_of(documents: str | Path | Sequence[str | Path]) -> Index:
 
 def _shown(rows: Made) -> str:
     """The answer, and below it each passage that was read."""
-    cited = [f"[{number}] {source}" for number, source in enumerate(rows[0].get("citations", ()), 1)]
+    citations = rows[0].get("citations", ()) if rows else ()
+    cited = [f"[{number}] {source}" for number, source in enumerate(citations, 1)]
     return "\n".join([shown(rows), *cited])
 
 
 def _read(context: str | None, index: Index | None, passages: int) -> str:
     """What answers depend on beside the model."""
     if index is not None:
-        texts = "\0".join(one.text for one in index.passages)
+        texts = "\0".join(f"{one.source}\0{one.text}" for one in index.passages)
         return f"|passages:{passages}|documents:{_digest(texts)}"
     return "" if context is None else f"|context:{_digest(context)}"
 

@@ -48,7 +48,7 @@ def write_answers(
         InputError: `output` was made from other documents or with other settings.
     """
     heads = [_head(document) for document in documents]
-    done = 0 if output is None else _finished(Path(output), heads, each, made_with)
+    done = 0 if output is None else _finished(Path(output), heads, each, together, made_with)
     if done:
         log.say(f"{output} holds {done:,} of {len(heads):,} {what} already")
     with _results(output) as file, log.progress(what, len(heads), before=done) as bar:
@@ -63,6 +63,22 @@ def write_answers(
             if output is not None:
                 os.fsync(file.fileno())
             bar.update(to)
+
+
+def check_files(input: str | Path | None, output: str | Path | None) -> None:
+    """Refuse a directory of prompts, and answers that would stand in the place of their prompts.
+
+    Raises:
+        InputError: one of both.
+    """
+    if input is None or str(input) in ("-", STDIN):
+        return
+    if Path(input).is_dir():
+        raise InputError(
+            f"{input} is a directory; name one file of texts, whose line n is answered in line n"
+        )
+    if output is not None and Path(output).resolve() == Path(input).resolve():
+        raise InputError(f"{output} holds the texts themselves; name another --output for the answers")
 
 
 def read_prompts(input: str | Path, fields: Mapping[str, str | int] | None = None) -> Iterator[Document]:
@@ -121,8 +137,11 @@ def _head(document: Document) -> dict[str, Any]:
     return {f"input_{key}" if key in MADE else key: value for key, value in head.items()}
 
 
-def _finished(path: Path, heads: list[dict[str, Any]], n: int, made_with: str) -> int:
+def _finished(path: Path, heads: list[dict[str, Any]], n: int, together: int, made_with: str) -> int:
     """Prompts of which `path` holds all completions; what a killed run left beyond them is cut off.
+
+    Of those that were being answered `together` none is kept: the rest of them, alone, might be rounded
+    otherwise.
 
     Raises:
         InputError: the file was made from other prompts or with other settings.
@@ -139,8 +158,8 @@ def _finished(path: Path, heads: list[dict[str, Any]], n: int, made_with: str) -
         raise InputError(f"{path} holds {len(lines):,} lines for {len(heads) * n:,} completions{other}")
     for number, line in enumerate(lines):
         try:
-            made = json.loads(line)
-            same = all(made.get(key) == value for key, value in _plain(heads[number // n]).items())
+            made, head = json.loads(line), heads[number // n]
+            same = json.dumps([made.get(key) for key in head]) == json.dumps(list(head.values()))
         except (ValueError, AttributeError):
             raise InputError(f"{path}:{number + 1} is not a line that plait wrote{other}") from None
         if not same:
@@ -150,9 +169,6 @@ def _finished(path: Path, heads: list[dict[str, Any]], n: int, made_with: str) -
                 f"{path}:{number + 1} was made with {made.get('made_with')}, not {made_with}{other}"
             )
     done = len(lines) // n
+    done -= done % together if done < len(heads) else 0
     os.truncate(path, sum(map(len, lines[: done * n])))
     return done
-
-
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(value))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from plait.data.pairs import nothing_to_read
 from plait.errors import ConfigError, InputError, PromptError
 from plait.files import write_text
-from plait.infer.params import BeamParams
+from plait.infer.params import BeamParams, check_batch
 from plait.log import say
-from plait.recipes.answers_file import SKIPPED, Made, read_lines, write_answers
+from plait.recipes.answers_file import SKIPPED, Made, check_files, read_lines, write_answers
 from plait.text.document import Document
 
 if TYPE_CHECKING:
@@ -91,10 +91,10 @@ def read_request(
         raise InputError("--output keeps the answers to --input FILE; name that file too")
     if fields and input is None:
         raise InputError("--field names columns of --input FILE; name that file too")
-    if batch < 1:
-        raise ConfigError(f"batch={batch} must be at least 1")
+    check_batch(batch)
     if output is not None and Path(output).suffix != ".jsonl" and Path(output).exists():
         raise InputError(f"{output} is there already; name another --output, or remove it")
+    check_files(input, output)
     documents = list(read_lines(input, fields)) if input is not None else []
     return Request(text, input, output, batch, documents)
 
@@ -229,7 +229,7 @@ def _interactive(application: Application) -> None:
             raise InputError(f"standard input is not UTF-8 (byte {error.start}); convert it") from None
         if not line:
             return
-        text = line.rstrip("\r\n")
+        text = line.rstrip("\r\n").removeprefix("\ufeff" if number == 1 else "")
         try:
             if text.strip() and typed:
                 _print(application, text)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from plait import log
 from plait.errors import ConfigError, InputError, did_you_mean
 from plait.eval.options import Options
-from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature, write_scores
-from plait.recipes.evaluate_harness import PREFIX
+from plait.eval.scores import Score, check_replaceable, scores_json, write_scores
+from plait.infer.params import check_batch
+from plait.recipes.evaluate_harness import PREFIX, harness_of
 from plait.recipes.evaluate_outputs import PLAIN, listed, show_scores
+from plait.recipes.evaluate_perplexity import perplexity_of, show_perplexity
 from plait.tasks import TASKS
 
 PERPLEXITY = "perplexity"
@@ -84,64 +83,40 @@ def evaluate(
         raise InputError("there is nothing to score; name files that the model has not seen with --data")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit} must be at least 1 document")
+    check_batch(batch)
     if decoding and "n" in decoding:
         raise ConfigError(f"n={decoding['n']} answers are more than the one that is scored; leave n out")
     if out is not None:
         check_replaceable(out)
-    parallel = False
-    # the data before the model: they are wrong more often
+    # each reads the data, before the model is loaded: they are wrong more often
     if name == PERPLEXITY:
-        from plait.recipes.evaluate_perplexity import evaluate_perplexity, running_texts, show_perplexity
-
-        documents = list(islice(running_texts(data, format, fields), limit))
-        measure = partial(
-            evaluate_perplexity, documents=documents, limit=limit, context=context, stride=stride, batch=batch
+        measure = perplexity_of(
+            data, format=format, fields=fields, limit=limit, context=context, stride=stride, batch=batch
         )
-        show = show_perplexity
     elif harness:
-        from plait.recipes.evaluate_harness import evaluate_harness, find
-
-        folders = listed(data)
-        tasks = find(name.removeprefix(PREFIX), folders)
-        measure = partial(evaluate_harness, tasks, data=folders, limit=limit, shots=shots, batch=batch)
-        show = partial(show_scores, digits=4)  # the harness counts from 0 to 1
+        measure = harness_of(name, listed(data), limit=limit, shots=shots, batch=batch)
     else:
-        from plait.eval.outputs import rehearse
-        from plait.recipes.evaluate_task import evaluate_named, format_of, read_questions, scored_by
-        from plait.tasks.task import find_task
+        from plait.recipes.evaluate_task import task_of
 
-        task_of = find_task(name)
-        rehearse(*scored_by(task_of, metric, options))
-        parallel = format_of(task_of, data, format) == "parallel"
-        questions = list(islice(read_questions(task_of, data, format, fields), limit))
-        measure = partial(
-            evaluate_named, name, questions=questions, metrics=metric, options=options, batch=batch,
-            decoding=decoding or {}, labels=labels, per_token=per_token, truncate=truncate,
+        measure = task_of(
+            name, data, format=format, fields=fields, limit=limit, metrics=metric, options=options,
+            truncate=truncate, decoding=decoding or {}, batch=batch, labels=labels, per_token=per_token,
         )  # fmt: skip
-        show = show_scores
 
     from plait.infer.engine import Engine
 
     engine = Engine(model, device=device, dtype=dtype)
-    scores = measure(engine=engine)
-    if name in TASKS:
-        read = describe_data(listed(data)) if parallel else None  # the questions name the first file only
-        scores = [_with_settings(score, read, limit=limit, truncate=truncate) for score in scores]
+    scores = measure(engine)
     if out is not None:
         write_scores(out, str(model), scores)
         log.say(f"wrote {out}")
     if as_json:
         print(scores_json(str(model), scores), end="")
+    elif name == PERPLEXITY:
+        show_perplexity(engine.name, scores)
     else:
-        show(engine.name, scores)
+        show_scores(engine.name, scores, digits=4 if harness else 2)  # the harness counts from 0 to 1
     return scores
-
-
-def _with_settings(score: Score, data: list[dict[str, str | None]] | None, **settings: Any) -> Score:
-    """A task's score with how much of the data was read, and the data where they are other than it says."""
-    asked = signature(**{name: value for name, value in settings.items() if value})
-    described = "|".join(filter(None, (score.signature, asked)))
-    return replace(score, data=data or score.data, signature=described)
 
 
 def _check(

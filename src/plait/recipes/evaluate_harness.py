@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,20 @@ def find(name: str, data: Sequence[str] = ()) -> Any:
         return manager.load([name])
     except Exception as error:  # a missing file, no network, a template that does not fit
         raise InputError(f"the data of {PREFIX}{name} cannot be read: {_line(error)}") from None
+
+
+def harness_of(
+    name: str, data: Sequence[str] = (), *, limit: int | None = None, shots: int | None = None, batch: int = 8
+) -> Callable[[Engine], list[Score]]:
+    """What scores an engine on the task `lm_eval:NAME`, which is loaded at once; see `evaluate_harness`.
+
+    Raises:
+        MissingExtra, ConfigError, InputError: see `find`.
+    """
+    tasks = find(name.removeprefix(PREFIX), data)
+    return lambda engine: evaluate_harness(
+        tasks, engine=engine, data=data, limit=limit, shots=shots, batch=batch
+    )
 
 
 def evaluate_harness(

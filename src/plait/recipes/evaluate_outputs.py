@@ -149,12 +149,12 @@ def _records(rows: list, files: list[str]) -> list[dict]:
     known = {}
     for file in files:
         for _, place, row in samples.read_records(file):
-            known[tuple(samples.cell(row, key, place) for key in keys)] = row
+            known[tuple(str(samples.cell(row, key, place)) for key in keys)] = row
     found = []
     for _, place, row in rows:
-        wanted = tuple(samples.cell(row, key, place) for key in keys)
+        wanted = tuple(str(samples.cell(row, key, place)) for key in keys)
         if wanted not in known:
-            raise InputError(f"{place}: {' '.join(map(str, wanted))} is not in {', '.join(files)}")
+            raise InputError(f"{place}: {' '.join(wanted)} is not in {', '.join(files)}")
         found.append(known[wanted])
     return found
 

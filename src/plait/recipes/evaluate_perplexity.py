@@ -2,55 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from plait import __version__, log
+from plait.data.pairs import found_in
 from plait.errors import InputError, ModelError
 from plait.eval.scores import Score, describe_data, signature
+from plait.recipes.questions import Paths, files_read
 from plait.text.document import Document
 from plait.text.readers import read
 
 if TYPE_CHECKING:
+    from plait.eval.perplexity import Perplexity
     from plait.infer.engine import Engine
 
-
-def running_texts(
-    data: str | Path | Sequence[str | Path], format: str, fields: Mapping[str, str | int] | None
-) -> Iterator[Document]:
-    """The documents of some data, see `plait.text.readers.read`.
-
-    Raises:
-        InputError: one without running text.
-    """
-    for document in read(data, format=format, fields=fields):
-        if not document.text:
-            found = ", ".join(document.record) or "nothing"
-            raise InputError(f"{document.id} holds {found}; perplexity needs running text (a field `text`)")
-        yield document
+METRICS = ("perplexity", "bits_per_byte", "nats_per_token")
 
 
-def evaluate_perplexity(
+def perplexity_of(
+    data: Paths,
     *,
-    engine: Engine,
-    documents: Sequence[Document],
+    format: str = "auto",
+    fields: Mapping[str, str | int] | None = None,
     limit: int | None = None,
     context: int | None = None,
     stride: int | None = None,
     batch: int = 8,
-) -> list[Score]:
-    """Perplexity, bits per byte and nats per token; see `plait.eval.perplexity.perplexity`.
+) -> Callable[[Engine], list[Score]]:
+    """What measures an engine on some data, which are read at once: `METRICS`.
 
     Args:
-        limit: how many documents were asked for, for the signature.
+        data, format, fields: see `plait.text.readers.read`.
+        limit: only the first documents.
+        context, stride, batch: see `plait.eval.perplexity.perplexity`.
 
     Raises:
-        ConfigError: sizes that cannot be.
-        ModelError: an encoder-decoder.
+        InputError: data that cannot be read, or hold other than running text.
     """
-    import torch
+    documents = list(islice(_running_texts(read(data, format=format, fields=fields)), limit))
+    files = describe_data(files_read(data) or [document.id.rpartition("#")[0] for document in documents])
 
+    def measure(engine: Engine) -> list[Score]:
+        result = _perplexity(engine, documents, context=context, stride=stride, batch=batch)
+        window = engine.context if context is None else context
+        step = max(window // 2, 1) if stride is None else stride
+        settings = _settings(engine, result, context=window, stride=step, limit=limit or "none")
+        counts = {"documents": result.documents, "tokens": result.tokens, "bytes": result.bytes}
+        samples = result.documents if result.units == "documents" else result.windows
+        return [
+            Score(
+                task="perplexity", metric=metric, value=getattr(result, metric), n=samples, data=files,
+                interval=result.interval(metric), signature=settings, counts=counts,
+            )
+            for metric in METRICS
+        ]  # fmt: skip
+
+    return measure
+
+
+def _running_texts(documents: Iterable[Document]) -> Iterator[Document]:
+    for document in documents:
+        if not document.text:
+            raise InputError(
+                f"{document.id} holds {found_in(document)}; perplexity needs running text (a field `text`)"
+            )
+        yield document
+
+
+def _perplexity(
+    engine: Engine, documents: Sequence[Document], *, context: int | None, stride: int | None, batch: int
+) -> Perplexity:
     from plait.eval.perplexity import encode_document, perplexity
 
     if engine.encodes:
@@ -58,17 +81,19 @@ def evaluate_perplexity(
             f"{engine.name} is an encoder-decoder, which gives no probability to a text without its source; "
             "measure a task, such as --task translate"
         )
-
     encoded = [encode_document(engine.tokenizer, document.text) for document in documents]
     with log.progress("perplexity: tokens", sum(len(tokens) - 1 for tokens, _ in encoded)) as bar:
-        result = perplexity(
+        return perplexity(
             engine.model, encoded, context=context, stride=stride, batch=batch, advance=bar.advance
         )
-    context = engine.context if context is None else context
-    settings = signature(
-        context=context,
-        stride=max(context // 2, 1) if stride is None else stride,
-        limit=limit or "none",
+
+
+def _settings(engine: Engine, result: Perplexity, **sizes: int | str) -> str:
+    """What the numbers depend on."""
+    import torch
+
+    return signature(
+        **sizes,
         ends="scored" if engine.tokenizer.eos_id is not None else "none",
         interval=f"95% over {result.units}",
         dtype=engine.dtype,
@@ -76,23 +101,6 @@ def evaluate_perplexity(
         plait=__version__,
         torch=torch.__version__,
     )
-    files = describe_data(document.id.rpartition("#")[0] for document in documents)
-    counts = {"documents": result.documents, "tokens": result.tokens, "bytes": result.bytes}
-    samples = result.documents if result.units == "documents" else result.windows
-    metrics = ("perplexity", "bits_per_byte", "nats_per_token")
-    return [
-        Score(
-            task="perplexity",
-            metric=metric,
-            value=getattr(result, metric),
-            interval=result.interval(metric),
-            n=samples,
-            signature=settings,
-            data=files,
-            counts=counts,
-        )
-        for metric in metrics
-    ]
 
 
 def show_perplexity(name: str, scores: Sequence[Score]) -> None:

@@ -2,57 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from plait import __version__, log
 from plait.data.notice import elsewhere_text
-from plait.data.pairs import aligned
 from plait.errors import InputError
 from plait.eval import outputs
 from plait.eval.options import Options
-from plait.eval.scores import Score, describe_data
+from plait.eval.scores import Score, describe_data, signature
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
 from plait.infer.search import BATCH
 from plait.recipes.answer import tell_cut
 from plait.recipes.apply import made_with, with_remedy
-from plait.recipes.evaluate_outputs import PLAIN, advise, listed
+from plait.recipes.evaluate_outputs import PLAIN, advise
+from plait.recipes.questions import Paths, read_questions
 from plait.tasks import answer as qa
 from plait.tasks import classify, complete
 from plait.tasks.task import Task, answer, check, find_task, room_of
 from plait.text.document import Document
-from plait.text.readers import read
-
-Paths = str | Path | Sequence[str | Path]
 
 
-def evaluate_named(
+def task_of(
     name: str,
+    data: Paths,
     *,
+    format: str = "auto",
+    fields: Mapping[str, str | int] | None = None,
+    limit: int | None = None,
+    metrics: Sequence[str] = (),
+    options: Options = PLAIN,
+    truncate: bool = False,
+    **given: Any,
+) -> Callable[[Engine], list[Score]]:
+    """What scores an engine on the questions of some data, which are read at once.
+
+    Args:
+        data, format, fields, limit: see `plait.recipes.questions.read_questions`.
+        metrics, options, truncate: see `evaluate_task`.
+        given: `decoding` (fields of `BeamParams` that differ from the task's own), `batch`, and of classify
+            `labels` and `per_token`.
+
+    Raises:
+        ConfigError, InputError, MissingExtra: a task, metric, option or data that cannot be used.
+    """
+    task = find_task(name)
+    outputs.rehearse(*scored_by(task, metrics, options))
+    read = read_questions(task, data, format, fields, limit)
+
+    def measure(engine: Engine) -> list[Score]:
+        scores = _evaluate(
+            task, engine, read.documents, metrics=metrics, options=options, truncate=truncate, **given
+        )
+        asked = {"limit": limit, "truncate": truncate, "skipped": read.skipped}
+        how = signature(**{name: value for name, value in asked.items() if value})
+        files = None if read.files is None else describe_data(read.files)
+        return [
+            replace(score, data=files or score.data, signature="|".join(filter(None, (score.signature, how))))
+            for score in scores
+        ]
+
+    return measure
+
+
+def _evaluate(
+    task: Task,
     engine: Engine,
     questions: Sequence[Document],
+    *,
     decoding: Mapping[str, Any],
     labels: Sequence[str] = (),
     per_token: bool = False,
     truncate: bool = False,
     **options: Any,
 ) -> list[Score]:
-    """The scores of any task.
-
-    Args:
-        decoding: fields of `BeamParams` that differ from the task's own.
-        labels, per_token: of classify, see `evaluate_labels`.
-        truncate: see `evaluate_task`; answer has no use for it.
-        options: as in `evaluate_task`.
-
-    Raises:
-        ConfigError: an impossible decoding.
-        InputError: see the function of each task.
-    """
-    task = find_task(name)
+    """The scores of any task."""
+    name = task.name
     if name == "classify":
         return evaluate_labels(
             engine, questions, labels=labels, per_token=per_token, truncate=truncate, **options
@@ -206,40 +233,6 @@ def _made(scores: Iterable[Score], task: Task, engine: Engine, how: str) -> list
         replace(score, task=task.name, decoding=how, signature=f"{score.signature}|{made}")
         for score in scores
     ]
-
-
-def format_of(task: Task, data: Paths, format: str) -> str:
-    """How files are read for a task, where `auto` leaves it to their number and names."""
-    if format != "auto":
-        return format
-    return "parallel" if task.format == "auto" and aligned(listed(data)) else task.format
-
-
-def read_questions(
-    task: Task, data: Paths, format: str, fields: Mapping[str, str | int] | None
-) -> Iterator[Document]:
-    """The questions of some files; two plain files are aligned lines, if no other format is named.
-
-    Those that cannot be scored are counted and told, as they are before training.
-
-    Raises:
-        InputError: see `plait.text.readers.read`; none that can be scored.
-    """
-    format, paths = format_of(task, data, format), listed(data)
-    some, skipped, first = False, 0, None
-    for question in task.questions(read(paths, format=format, fields=fields)):
-        try:
-            task.source(question)
-            task.references(question)
-        except InputError as error:
-            skipped, first = skipped + 1, first or error
-        else:
-            some = True
-            yield question
-    if first and not some:
-        raise first
-    if first:
-        log.warn(f"{skipped:,} skipped that cannot be scored; the first: {first}")
 
 
 def _scores(

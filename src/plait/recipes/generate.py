@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait.config import build
-from plait.errors import ConfigError, InputError, PlaitError
-from plait.infer.params import Completion, SamplingParams
-from plait.recipes.answers_file import Made, read_prompts, write_answers
+from plait.errors import InputError, PlaitError
+from plait.infer.params import Completion, SamplingParams, check_batch
+from plait.recipes.answers_file import Made, check_files, read_prompts, write_answers
 from plait.recipes.apply import made_with
 from plait.text.document import Document
 
@@ -53,8 +53,8 @@ def generate(
         raise InputError("give either a prompt or --input FILE, and not both")
     if output is not None and input is None:
         raise InputError("--output keeps the completions of --input FILE; name that file too")
-    if batch < 1:
-        raise ConfigError(f"batch={batch} must be at least 1")
+    check_batch(batch)
+    check_files(input, output)
     documents = list(read_prompts(input)) if input is not None else []
 
     from plait.infer.engine import Engine

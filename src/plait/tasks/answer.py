@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import PurePath
 
 from plait.data.notice import answer_elsewhere
 from plait.data.pairs import found_in, source_in, target_in
@@ -144,7 +145,10 @@ def as_question(
     numbered = not (engine.encodes or engine.learned == "pairs")
 
     def shown(some: Sequence[Passage]) -> str:
-        heads = (f"[{number}] {one.source}\n" if numbered else "" for number, one in zip(count(1), some))
+        heads = (
+            f"[{number}] {PurePath(one.source).name}\n" if numbered else ""
+            for number, one in zip(count(1), some)
+        )
         return "\n".join(head + one.text for head, one in zip(heads, some))
 
     kept = found[: fitting(lambda many: size(shown(found[:many])) <= room, len(found))]

@@ -29,16 +29,13 @@ def fit_history(
     Raises:
         PromptError: even the system messages and the last turn are longer than that.
     """
-    system = [message for message in messages if message["role"] == "system"]
-    turns: list[list[Message]] = []
+    turns, last = [], 0
     for message in messages:
-        if message["role"] == "system":
-            continue
-        if message["role"] == "user" or not turns:
-            turns.append([])
-        turns[-1].append(message)
-    for first in range(max(len(turns), 1)):
-        kept = [*system, *(message for turn in turns[first:] for message in turn)]
+        if message["role"] == "user" or (message["role"] == "assistant" and not last):
+            last += 1
+        turns.append(None if message["role"] == "system" else last)
+    for first in range(1, max(last, 1) + 1):
+        kept = [message for message, turn in zip(messages, turns) if turn is None or turn >= first]
         taken = size(kept)
         if taken <= room:
             return kept

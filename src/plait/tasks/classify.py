@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ def label_of(document: Document) -> list[str]:
             f"{document.id} holds {found_in(document)}; a text and its label are needed, neither empty: "
             "--field source=TEXT --field target=LABEL"
         )
-    return [str(label)]
+    return [label if isinstance(label, str) else json.dumps(label)]  # as the target of a pair is written
 
 
 def labels_of(engine: Engine, given: Sequence[str] = (), questions: Iterable[Document] = ()) -> list[str]:
@@ -51,6 +52,8 @@ def labels_of(engine: Engine, given: Sequence[str] = (), questions: Iterable[Doc
         InputError: questions whose labels are others.
     """
     due = {label_of(question)[0]: question.id for question in reversed(list(questions))}
+    if isinstance(given, str):
+        raise ConfigError(f"labels={given!r} is one text; give a list of labels")
     labels = list(given) or engine.labels or sorted(due)
     if not labels:
         raise ConfigError(

@@ -110,4 +110,12 @@ def prefix_of(document: Document) -> str:
     return document.record.get("prefix") or ""
 
 
-TASK = Task("complete", BeamParams(beams=1), ("verbatim", "chrf"), prefix_of, middle_of, questions=middles)
+TASK = Task(
+    "complete",
+    BeamParams(beams=1),
+    ("verbatim", "chrf"),
+    prefix_of,
+    middle_of,
+    pairs=False,
+    questions=middles,
+)

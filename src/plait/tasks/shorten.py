@@ -40,6 +40,8 @@ def shortened(
             except PromptError as error:
                 raise PromptError(f"{document.id}: {error}") from None
         text = source(document)
+        if not document.record.get("context"):
+            text = text.lstrip()  # a beginning of blanks alone would be no text
 
         def upto(end: int) -> Document:
             return Document(document.id, beginning(document, text, end))

@@ -29,6 +29,7 @@ class Task:
         source: what of a record the model reads.
         references: what of a record are right answers.
         format: how its files are read, unless asked otherwise.
+        pairs: whether two plain files are sources and targets.
         questions: the records of a file as questions, one each.
         group: what a record's score is shown by, too; None: nothing.
     """
@@ -39,6 +40,7 @@ class Task:
     source: Callable[[Document], str]
     references: Callable[[Document], list[str]]
     format: str = "auto"
+    pairs: bool = True
     questions: Callable[[Iterable[Document]], Iterator[Document]] = iter
     group: Callable[[Document], str | None] = lambda document: None
 
@@ -144,7 +146,10 @@ def answer(
 ) -> list[list[tuple[str, Hypothesis]]]:
     """The best answers to each prompt of `check`, with how they were found."""
     found = search(engine, prompts, decoding, batch=batch, advance=advance)
-    return [[(text_of(engine, one), one) for one in hypotheses] for hypotheses in found]
+    return [
+        [(text_of(engine, one, prompt), one) for one in hypotheses]
+        for prompt, hypotheses in zip(prompts, found)
+    ]
 
 
 def find_task(name: str) -> Task:

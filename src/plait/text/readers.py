@@ -63,6 +63,8 @@ def _documents(inputs, format: str, fields: Fields | None, on_skip: Skip | None,
         if on_skip is not None:
             on_skip(where, reason)
 
+    if fields and format in ("parallel", *LINE_LAYOUTS):
+        raise InputError(f"fields rename columns, and format={format} has none; leave them out")
     some = False
     sources = find_sources(inputs, tell)
     if fields or format not in ("auto", *TEXT_FORMATS):
