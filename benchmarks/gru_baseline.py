@@ -86,7 +86,7 @@ def of_equal_size(config: ModelConfig) -> GRUTranslator:
 
 
 def fit(model: GRUTranslator, recipe: Recipe, data: EncodedData, seconds: float) -> dict[str, Tensor]:
-    """Train by the clock, cosine to zero; the weights with the lowest loss on the run's held-out pairs."""
+    """Train by the clock, the rate falling to zero; the weights with the lowest loss on held-out pairs."""
     torch.manual_seed(recipe.seed)
     train = recipe.train
     assert train.batch_size is not None

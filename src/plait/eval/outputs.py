@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from plait.errors import ConfigError, did_you_mean
 from plait.eval import answers, labels, summary, translation
@@ -54,32 +54,9 @@ def scores(
         ConfigError, InputError, MissingExtra: as the metrics do.
     """
     wanted = expand(metrics, options)
-    given: Any = {"hypotheses": hypotheses, "references": references}
-    found: list[Score] = []
-    if "bleu" in wanted:
-        found.append(
-            translation.bleu(
-                **given, lang=options.lang, tokenize=options.tokenize, lowercase=options.lowercase
-            )
-        )
-    if "chrf" in wanted:
-        found.append(translation.chrf(**given, lowercase=options.lowercase))
-    if "chrf++" in wanted:
-        found.append(translation.chrf(**given, words=True, lowercase=options.lowercase))
-    if kinds := [name for name in wanted if name in summary.KINDS]:
-        found += summary.rouge(**given, kinds=kinds, lang=options.lang, stem=options.stem)
-    if "exact_match" in wanted:
-        found.append(answers.exact_match(**given))
-    if "verbatim" in wanted:
-        found.append(answers.verbatim(**given))
-    if "squad_em" in wanted or "squad_f1" in wanted:
-        found += answers.squad(**given, no_answer=_unanswered(references))
-    if "cmrc_em" in wanted or "cmrc_f1" in wanted:
-        found += answers.cmrc(**given)
-    if "accuracy" in wanted:
-        found.append(labels.accuracy(**given))
-    if "macro_f1" in wanted:
-        found.append(labels.macro_f1(**given))
+    found = [
+        score for family in _families(wanted, options, hypotheses, references) for score in family.scores()
+    ]
     by_name = {score.metric: score for score in found}
     return [by_name[name] for name in wanted]
 
@@ -92,35 +69,67 @@ def rehearse(metrics: Sequence[str], options: Options) -> None:
 def statistics(
     metrics: Sequence[str], options: Options, *, hypotheses: Texts, references: References
 ) -> dict[str, Statistics]:
-    """What each of the same metrics counts, for `plait.eval.bootstrap.paired`."""
+    """What each of the same metrics counts, for `plait.eval.bootstrap.paired`; raises as `scores` does."""
     wanted = expand(metrics, options)
-    given: Any = {"hypotheses": hypotheses, "references": references}
     found: dict[str, Statistics] = {}
-    means: dict[str, list[float]] = {}
-    if "bleu" in wanted:
-        found["bleu"] = translation.bleu_statistics(
-            **given, lang=options.lang, tokenize=options.tokenize, lowercase=options.lowercase
-        )
-    if "chrf" in wanted:
-        found["chrf"] = translation.chrf_statistics(**given, lowercase=options.lowercase)
-    if "chrf++" in wanted:
-        found["chrf++"] = translation.chrf_statistics(**given, words=True, lowercase=options.lowercase)
-    if kinds := [name for name in wanted if name in summary.KINDS]:
-        means |= summary.rouge_values(**given, kinds=kinds, lang=options.lang, stem=options.stem)
-    if "exact_match" in wanted:
-        means["exact_match"] = answers.exact_values(**given)
-    if "verbatim" in wanted:
-        means["verbatim"] = answers.verbatim_values(**given)
-    if "squad_em" in wanted or "squad_f1" in wanted:
-        means |= answers.squad_values(**given, no_answer=_unanswered(references))
-    if "cmrc_em" in wanted or "cmrc_f1" in wanted:
-        means |= answers.cmrc_values(**given)
-    if "accuracy" in wanted:
-        means["accuracy"] = labels.right_values(**given)
-    if "macro_f1" in wanted:
-        found["macro_f1"] = labels.f1_statistics(**given)
-    found |= {name: mean_statistics(values) for name, values in means.items()}
+    for family in _families(wanted, options, hypotheses, references):
+        found |= family.statistics()
     return {name: found[name] for name in wanted}
+
+
+class Family(NamedTuple):
+    """Metrics that are computed together: what scores them, and what they count."""
+
+    scores: Callable[[], list[Score]]
+    statistics: Callable[[], dict[str, Statistics]]
+
+
+def _families(
+    wanted: Sequence[str], options: Options, hypotheses: Texts, references: References
+) -> Iterator[Family]:
+    """Those that hold some of the metrics that are wanted."""
+    given: Any = {"hypotheses": hypotheses, "references": references}
+    bleu = given | {"lang": options.lang, "tokenize": options.tokenize, "lowercase": options.lowercase}
+    if "bleu" in wanted:
+        yield _family("bleu", translation.bleu, translation.bleu_statistics, bleu)
+    for name, words in (("chrf", False), ("chrf++", True)):
+        if name in wanted:
+            chrf = given | {"words": words, "lowercase": options.lowercase}
+            yield _family(name, translation.chrf, translation.chrf_statistics, chrf)
+    if kinds := [name for name in wanted if name in summary.KINDS]:
+        rouge = given | {"kinds": kinds, "lang": options.lang, "stem": options.stem}
+        yield _means(summary.rouge, summary.rouge_values, rouge)
+    if "exact_match" in wanted:
+        yield _mean("exact_match", answers.exact_match, answers.exact_values, given)
+    if "verbatim" in wanted:
+        yield _mean("verbatim", answers.verbatim, answers.verbatim_values, given)
+    if "squad_em" in wanted or "squad_f1" in wanted:
+        squad = given | {"no_answer": _unanswered(references)}
+        yield _means(answers.squad, answers.squad_values, squad)
+    if "cmrc_em" in wanted or "cmrc_f1" in wanted:
+        yield _means(answers.cmrc, answers.cmrc_values, given)
+    if "accuracy" in wanted:
+        yield _mean("accuracy", labels.accuracy, labels.right_values, given)
+    if "macro_f1" in wanted:
+        yield _family("macro_f1", labels.macro_f1, labels.f1_statistics, given)
+
+
+def _family(name: str, score: Callable, counts: Callable, given: dict[str, Any]) -> Family:
+    """One metric whose statistics are its own."""
+    return Family(lambda: [score(**given)], lambda: {name: counts(**given)})
+
+
+def _mean(name: str, score: Callable, values: Callable, given: dict[str, Any]) -> Family:
+    """One metric that is the mean of a value a sample."""
+    return Family(lambda: [score(**given)], lambda: {name: mean_statistics(values(**given))})
+
+
+def _means(scores: Callable, values: Callable, given: dict[str, Any]) -> Family:
+    """Several metrics that are means, by their names."""
+    return Family(
+        lambda: scores(**given),
+        lambda: {name: mean_statistics(some) for name, some in values(**given).items()},
+    )
 
 
 def _unanswered(references: References) -> bool:

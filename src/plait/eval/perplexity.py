@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 
 from plait.errors import ConfigError, InputError
+from plait.eval.means import CONFIDENCE
 from plait.infer.logprobs import target_logprobs
 from plait.infer.prompts import begin_id
 from plait.nn.decoder import Decoder
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from plait.text.tokenizer import Tokenizer
 
 SORT_BATCHES = 32  # batches' worth of windows that are sorted by length together
-CONFIDENCE = 1.959964  # standard errors on either side of a 95 % interval
 
 
 class Encoded(NamedTuple):

@@ -228,11 +228,13 @@ def _references(task: Task, questions: Sequence[Document]) -> list[list[str]]:
 
 def _made(scores: Iterable[Score], task: Task, engine: Engine, how: str) -> list[Score]:
     """Scores with all they depend on."""
-    made = made_with(engine, f"plait:{__version__}")
-    return [
-        replace(score, task=task.name, decoding=how, signature=f"{score.signature}|{made}")
-        for score in scores
-    ]
+    version = f"plait:{__version__}"  # that some metrics name too
+
+    def signed(score: Score) -> str:
+        metric = [part for part in score.signature.split("|") if part != version]
+        return "|".join([*metric, made_with(engine, version)])
+
+    return [replace(score, task=task.name, decoding=how, signature=signed(score)) for score in scores]
 
 
 def _scores(

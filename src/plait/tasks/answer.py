@@ -64,8 +64,7 @@ def question_of(document: Document) -> str:
     """
     question = document.record.get("question", document.text or source_in(document))
     if not (question or "").strip():
-        found = ", ".join(document.record) or "nothing"
-        what = "an empty question" if question is not None else found
+        what = "an empty question" if question is not None else found_in(document)
         raise InputError(f"{document.id} holds {what}; a question is needed, and may have a context")
     return document.text or source_in(document) or ""
 

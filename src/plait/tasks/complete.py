@@ -27,8 +27,9 @@ def prompt_of(engine: Engine, document: Document) -> list[int]:
         return engine.tokenizer.encode_chat(record["messages"], add_generation_prompt=True)[0]
     if "prompt" in record or document.text:
         return engine.encode(record.get("prompt") or document.text)
-    found = ", ".join(record) or "nothing"
-    raise InputError(f"{document.id} holds {found}; a line to complete needs prompt, messages or text")
+    raise InputError(
+        f"{document.id} holds {found_in(document)}; a line to complete needs prompt, messages or text"
+    )
 
 
 def completion_prompt(engine: Engine, document: Document, *, room: int | None = None) -> list[int]:
