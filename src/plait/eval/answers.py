@@ -91,7 +91,7 @@ def verbatim_values(*, hypotheses: Texts, references: References) -> list[float]
 def squad_values(
     *, hypotheses: Texts, references: References, no_answer: bool = False
 ) -> dict[str, list[float]]:
-    """Exact match and F1 of every answer, 0 to 1; arguments as in `squad`."""
+    """Exact match and F1 of every answer, 0 to 1; arguments and errors as in `squad`."""
     samples = check(hypotheses, references, none=no_answer)
     if no_answer:  # as the script of SQuAD 2.0: references that vanish are none
         samples = [[text for text in answers if squad_normalized(text)] or [""] for answers in samples]

@@ -64,7 +64,7 @@ def right_values(*, hypotheses: Texts, references: References) -> list[float]:
 def f1_statistics(
     *, hypotheses: Texts, references: References, labels: Sequence[str] | None = None
 ) -> Statistics:
-    """For each label: was it right, was it said, was it due; arguments as in `macro_f1`."""
+    """For each label: was it right, was it said, was it due; arguments and errors as in `macro_f1`."""
     samples = check(hypotheses, references)
     if len(references) != 1:
         raise InputError(

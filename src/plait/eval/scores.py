@@ -77,7 +77,7 @@ def check_replaceable(path: str | Path) -> None:
 
 
 def write_scores(path: str | Path, model: str, results: Sequence[Score]) -> None:
-    """Write `scores.json` atomically; its folder is made if need be."""
+    """Write `scores.json` atomically; its folder is made if need be. Raises as `check_replaceable` does."""
     check_replaceable(path)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -90,7 +90,7 @@ def rouge_values(
     stem: bool = False,
     split: bool = False,
 ) -> dict[str, list[float]]:
-    """F1 of every document, 0 to 1, for each kind; arguments as in `rouge`."""
+    """F1 of every document, 0 to 1, for each kind; arguments and errors as in `rouge`."""
     for kind in kinds:
         if kind not in KINDS:
             raise ConfigError(f"{kind!r} is no ROUGE{did_you_mean(kind, KINDS)}; use {', '.join(KINDS)}")

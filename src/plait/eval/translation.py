@@ -75,14 +75,14 @@ def bleu_statistics(
     tokenize: str | None = None,
     lowercase: bool = False,
 ) -> Statistics:
-    """What BLEU counts in each sample, for `plait.eval.bootstrap.paired`; arguments as in `bleu`."""
+    """What BLEU counts in each sample, for `plait.eval.bootstrap.paired`; arguments and errors as in `bleu`."""
     return _statistics(_bleu(lang, tokenize, lowercase), hypotheses, references)
 
 
 def chrf_statistics(
     *, hypotheses: Texts, references: References, words: bool = False, lowercase: bool = False
 ) -> Statistics:
-    """What chrF counts in each sample; arguments as in `chrf`."""
+    """What chrF counts in each sample; arguments and errors as in `chrf`."""
     return _statistics(_chrf(words, lowercase), hypotheses, references)
 
 

@@ -176,6 +176,10 @@ def evaluate_completions(
 
     Args:
         truncate: of a prefix and a suffix that do not fit, read what is nearest to the middle.
+
+    Raises:
+        InputError: see `plait.tasks.complete.completion_prompt` and `evaluate_task`.
+        ModelError: a model that continues no text, or has not learned to fill in a middle.
     """
     room = room_of(engine, decoding) if truncate else None
     read = with_remedy(
