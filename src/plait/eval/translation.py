@@ -75,7 +75,7 @@ def bleu_statistics(
     tokenize: str | None = None,
     lowercase: bool = False,
 ) -> Statistics:
-    """What BLEU counts in each sample, for `plait.eval.bootstrap.paired`; arguments and errors as in `bleu`."""
+    """What BLEU counts in each sample, for `bootstrap.paired`; arguments and errors as in `bleu`."""
     return _statistics(_bleu(lang, tokenize, lowercase), hypotheses, references)
 
 
