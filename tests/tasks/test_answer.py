@@ -11,6 +11,8 @@ from plait.data.pairs import pair_of
 from plait.errors import ConfigError
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
+from plait.recipes.answer import answer as apply_answer
+from plait.recipes.answer import index_of
 from plait.tasks.answer import TASK, answers_of, as_question, elsewhere, metrics_for, question_of
 from plait.tasks.retrieve import Index, passages
 from plait.text.document import Document
@@ -158,6 +160,20 @@ def test_a_model_that_converses_is_told_the_files_of_passages_and_no_folders(mod
     assert "secret" not in prompt
     with pytest.raises(ConfigError, match="passages=0 must be at least 1"):
         plait.answer(engine, "who?", documents="secret", passages=0)
+
+
+def test_what_a_question_is_read_beside_is_no_guess(reader, refuses, tmp_path, capsys):
+    asked = ("answer", reader, "who?", "--max-tokens", 2)
+    assert "nothere.txt looks like a file and is not there" in refuses(*asked, "--context", "nothere.txt")
+    assert "is a folder; name one file or give a text" in refuses(*asked, "--context", tmp_path)
+    (tmp_path / "notes.txt").write_text(NOTES, "utf-8")
+    index = index_of(tmp_path / "notes.txt")
+    own = Document("q", "", {"question": "小明住在哪里？", "context": "小明住在上海。"})
+    made = as_question(Engine(reader), own, DECODING, index=index)
+    assert (made.document.record["context"], made.citations, made.sees) == ("小明住在上海。", [], True)
+    apply_answer(reader, "xyzzy?", documents=[tmp_path / "notes.txt"], decoding={"max_tokens": 2})
+    told = capsys.readouterr().err.replace("\n", " ")
+    assert "found nothing in the documents for 1 questions (first: question)" in told
 
 
 def test_answers_over_other_documents_are_not_mixed(reader, works, refuses, tmp_path):

@@ -12,6 +12,10 @@ def train(**fields) -> TrainConfig:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        (
+            {"steps": 1, "epochs": 2},
+            "found train.steps and train.epochs; leave one out with train.epochs=null",
+        ),
         ({}, "set exactly one of train.steps, train.epochs, train.minutes; found none of them"),
         ({"steps": 1, "minutes": 2}, "found train.steps and train.minutes"),
         ({"steps": 1, "batch_size": 2, "batch_tokens": 64}, "(rows) or train.batch_tokens, not both"),

@@ -56,7 +56,7 @@ def translate(
     Args:
         model: A model, step or run directory (RUN:best, RUN:average).
         text: The text; without it and --input, lines are read from the terminal or a pipe.
-        truncate: Read only the beginning of a text that is longer than the model's context.
+        truncate: Read only the beginning of a text that leaves no room for its answer in the context.
     """
     _apply("translate", model, text, truncate, files, beams, where)
 
@@ -81,7 +81,7 @@ def summarize(
     Args:
         model: A model, step or run directory (RUN:best, RUN:average).
         text: The text; without it and --input, lines are read from the terminal or a pipe.
-        truncate: Read only the beginning of a text that is longer than the model's context.
+        truncate: Read only the beginning of a text that leaves no room for its answer in the context.
     """
     _apply("summarize", model, text, truncate, files, beams, where)
 
@@ -109,7 +109,7 @@ def classify(
         text: The text; without it and --input, lines are read from the terminal or a pipe.
         labels: The labels to choose from; default: those that the model was trained on.
         per_token: Compare labels by their probability a token, which is fair to long ones.
-        truncate: Read only the beginning of a text that is longer than the model's context.
+        truncate: Read only the beginning of a text that leaves no room for its answer in the context.
     """
     from plait.recipes.classify import classify as run
 

@@ -108,7 +108,7 @@ def evaluate(
         field: Columns: source=english target=chinese; numbers without a header. Of outputs: what to score.
         labels: Of classify, the labels to choose from; default: those learned, or else the data's.
         per_token: Of classify, compare labels by their probability a token, which is fair to long ones.
-        truncate: Of a task, read only the beginning of a text that is longer than the model's context.
+        truncate: Of a task, read only the beginning of a text that leaves its answer no room in the context.
         shots: Of lm_eval:NAME, worked examples before each question; default: what the task says.
         json: Print what scores.json holds.
     """

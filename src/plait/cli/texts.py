@@ -31,7 +31,7 @@ def prepare(
 ) -> None:
     """Clean, filter and deduplicate text into documents and a report.
 
-    DIR then serves as data.text of a recipe.
+    The directory of --out then serves as data.text of a recipe.
 
     For example:
 

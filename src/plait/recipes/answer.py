@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from plait.errors import ConfigError
+from plait.errors import ConfigError, InputError
 from plait.log import warn
 from plait.recipes.answers_file import Made
 from plait.recipes.apply import (
@@ -79,6 +80,8 @@ def answer(
             for record in records
         ]
         tell_cut(questions)
+        if index is not None and (bare := [one.document.id for one in questions if not one.sees]):
+            warn(f"found nothing in the documents for {len(bare):,} questions (first: {bare[0]})")
         return questions
 
     def found(questions: list[task.Question]) -> list[Made]:
@@ -111,14 +114,19 @@ def text_or_file(context: str) -> str:
     """The text itself, or what the file of this name holds.
 
     Raises:
-        InputError: a file that cannot be read as text.
+        InputError: a file that cannot be read as text, a folder, or the name of a file that is not there.
     """
     from plait.text.readers import read
+    from plait.text.sources import COMPRESSED, PLAIN, RECORDS
 
     try:
-        is_file = Path(context).is_file()
+        is_file, is_folder = Path(context).is_file(), Path(context).is_dir()
     except OSError:  # longer than a name may be
-        is_file = False
+        is_file = is_folder = False
+    named = Path(context).suffix.lower() in (*PLAIN, *RECORDS, *COMPRESSED) and not re.search(r"\s", context)
+    if is_folder or (named and not is_file):
+        what = "is a folder" if is_folder else "looks like a file and is not there"
+        raise InputError(f"--context {context} {what}; name one file or give a text, or --documents")
     return "\n\n".join(document.body() for document in read(context)) if is_file else context
 
 

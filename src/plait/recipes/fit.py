@@ -18,7 +18,7 @@ from plait.checkpoint.run import disk_use
 from plait.data.loader import Loader
 from plait.data.prepare import EncodedData
 from plait.errors import TrainingError
-from plait.log import Progress, bytes_text, progress, say
+from plait.log import Progress, bytes_text, progress, say, warn
 from plait.parallel.placed import Placed
 from plait.recipes.pace import Pace
 from plait.recipes.ranks import Ranks
@@ -120,6 +120,11 @@ def fit_steps(stage: Stage) -> Iterator[Step]:
     minutes = stage.total_steps is None
     goal = 60 * (config.minutes or 0) if minutes else stage.total_steps
     done = stage.state.seconds if minutes else stage.state.step
+    if stage.total_steps is not None and config.warmup >= stage.total_steps:
+        warn(
+            f"train.warmup={config.warmup} is as long as the run of {stage.total_steps:,} steps, so train.lr "
+            "is never reached; use a share such as 0.1, or train longer"
+        )
     bars = progress(label, goal, before=done)
     with _log(stage) as log, stop_on_signals() as stop, bars as bar, stage.background:
         before = stage.share_done()

@@ -51,6 +51,11 @@ class Question:
     cut: bool = False
 
     @property
+    def sees(self) -> bool:
+        """Whether there is something beside the question to read the answer in."""
+        return bool(self.document.record.get("context"))
+
+    @property
     def citations(self) -> list[str]:
         """Where the passages stand."""
         return [passage.source for passage in self.passages]
@@ -122,7 +127,7 @@ def as_question(
 
     Args:
         context: of a question that has none of its own.
-        index: to find passages in, in the place of any context.
+        index: to find passages in, for a question that has no context.
 
     Raises:
         InputError: a question that is empty, or does not fit even without a context.
@@ -136,7 +141,7 @@ def as_question(
         first = CHARACTERS * room  # of a huge context it would be long work to tokenize all
         return text[: fitting(lambda end: size(text[:end]) <= room, len(text), first)]
 
-    if index is None:
+    if index is None or document.record.get("context"):
         whole = document.record.get("context") or ""
         held = fitted(whole)
         return _question(engine, document, held, [], cut=held != whole)

@@ -38,7 +38,8 @@ def to_document(row: Mapping[Any, Any], id: str, place: str, fields: Fields | No
         found = ", ".join(map(str, row)) or "none"
         raise InputError(
             f"{place} has none of the fields plait reads ({FORMS}); found: {found}; "
-            "name yours with --field text=body (data.fields in a recipe), text=0 for a table without header"
+            "name yours with --field source=english target=german, or text=body, or source=0 for a table "
+            "without header (in a recipe: data.fields={source: english, target: german})"
         )
     for name in STRINGS:
         if name in record:

@@ -103,7 +103,8 @@ def table_rows(source: Source, fields: Fields | None, on_bytes: OnBytes = None) 
         if columns is not None and len(cells) != len(columns):
             raise InputError(
                 f"{place} has {len(cells)} columns, its header {len(columns)}; mend the row, or where "
-                "there is no header number the columns: --field source=0 --field target=1"
+                "there is no header number the columns: --field source=0 target=1 (in a recipe: "
+                "data.fields={source: 0, target: 1})"
             )
         yield number, place, dict(zip(columns if columns is not None else range(len(cells)), cells))
 

@@ -92,7 +92,10 @@ class TrainConfig(Config):
         lengths = [name for name in ("steps", "epochs", "minutes") if getattr(self, name) is not None]
         if len(lengths) != 1:
             found = " and ".join(f"train.{name}" for name in lengths) or "none of them"
-            raise ValueError(f"set exactly one of train.steps, train.epochs, train.minutes; found {found}")
+            remedy = f"; leave one out with train.{lengths[-1]}=null" if lengths else ""
+            raise ValueError(
+                f"set exactly one of train.steps, train.epochs, train.minutes; found {found}{remedy}"
+            )
         if self.batch_size and self.batch_tokens:
             raise ValueError("set train.batch_size (rows) or train.batch_tokens, not both")
         if self.stop_after and self.minutes:

@@ -126,7 +126,7 @@ export const en = {
   min_p: "Min-p",
   min_p_hint: "Only tokens at least this likely compared with the likeliest.",
   max_tokens: "Longest answer",
-  max_tokens_hint: "In tokens; empty fills the context.",
+  max_tokens_hint: "In tokens. Empty: a chat may fill the context, a completion has 64.",
   seed: "Seed",
   seed_hint: "The same seed gives the same answer.",
   repetition_penalty: "Repetition penalty",

@@ -126,7 +126,7 @@ export const zh = {
   min_p: "Min-p",
   min_p_hint: "只取不低于最大概率这个比例的词元。",
   max_tokens: "最长回答",
-  max_tokens_hint: "以词元计，留空则用满上下文。",
+  max_tokens_hint: "以词元计。留空时，对话可用满上下文，续写为 64。",
   seed: "随机种子",
   seed_hint: "种子相同，回答相同。",
   repetition_penalty: "重复惩罚",
