@@ -159,8 +159,13 @@ def test_records_become_records_with_scores(tiny_pairs, tmp_path):
     with pytest.raises(InputError, match=r"is a directory; name one file of texts, whose line n"):
         translate(tiny_pairs, input=tmp_path, output=tmp_path / "other.jsonl")
     path.write_text('{"source": ""}\n', encoding="utf-8")
-    with pytest.raises(InputError, match=r"in.jsonl:1: empty text; mend or remove this prompt"):
+    with pytest.raises(InputError, match=r"in\.jsonl holds no document; skipped: 1 × empty text"):
         translate(tiny_pairs, input=path, output=tmp_path / "other.jsonl")
+    table, lines = tmp_path / "in.csv", tmp_path / "lines.txt"
+    table.write_text('source\none\n""\n" "\ntwo words\n""\n', encoding="utf-8")
+    translate(tiny_pairs, input=table, output=lines)
+    one, two = expected(tiny_pairs, ["one", "two words"])
+    assert lines.read_text(encoding="utf-8").split("\n") == [one, "", "", two, "", ""]
 
 
 def test_fewer_answers_than_asked_for_leave_no_gap(tiny_pairs, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from plait.data.pairs import holds_records as named_as_records
 from plait.errors import InputError
 from plait.text.document import Document
 from plait.text.encoding import lines_of
-from plait.text.sources import STDIN, find_sources
+from plait.text.sources import EMPTY, STDIN, Skip, find_sources
 from plait.text.tables import text_of
 
 LINE_START = b'{"id": '  # of every line that is written
@@ -81,11 +81,14 @@ def check_files(input: str | Path | None, output: str | Path | None) -> None:
         raise InputError(f"{output} holds the texts themselves; name another --output for the answers")
 
 
-def read_prompts(input: str | Path, fields: Mapping[str, str | int] | None = None) -> Iterator[Document]:
+def read_prompts(
+    input: str | Path, fields: Mapping[str, str | int] | None = None, on_skip: Skip | None = None
+) -> Iterator[Document]:
     """One document a prompt: records as they are, plain text line by line.
 
     Args:
         fields: columns of records, as in `plait.text.readers.read`.
+        on_skip: told what `read` would pass over; without it that is refused.
 
     Raises:
         InputError: see `plait.text.readers.read`; also a record without text, which that would skip.
@@ -95,13 +98,24 @@ def read_prompts(input: str | Path, fields: Mapping[str, str | int] | None = Non
     records = holds_records(input)
     if fields and not records:
         raise InputError(f"{input} holds plain lines, which have no columns; leave --field out")
-    return read(input, format="auto" if records else "lines", fields=fields, on_skip=_refuse)
+    return read(input, format="auto" if records else "lines", fields=fields, on_skip=on_skip or _refuse)
 
 
 def read_lines(input: str | Path, fields: Mapping[str, str | int] | None = None) -> Iterator[Document]:
-    """As `read_prompts`, but an empty line of plain text is an empty document: line n answers line n."""
+    """As `read_prompts`, but an empty line or record is an empty document: line n answers line n."""
     if fields or holds_records(input):
-        yield from read_prompts(input, fields)
+        empty: list[Document] = []
+
+        def on_skip(where: str, reason: str) -> None:
+            if reason != EMPTY:
+                _refuse(where, reason)
+            empty.append(Document(where, ""))
+
+        for document in read_prompts(input, fields, on_skip):
+            yield from empty
+            empty.clear()
+            yield document
+        yield from empty
         return
     for source in find_sources(input, _refuse):
         for number, line in enumerate(lines_of(text_of(source)), 1):

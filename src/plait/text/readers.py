@@ -16,7 +16,7 @@ from plait.text.document import Document
 from plait.text.encoding import lines_of
 from plait.text.hub import hub_rows
 from plait.text.records import Fields, to_document
-from plait.text.sources import RECORDS, Skip, Source, find_sources, leave_aside
+from plait.text.sources import EMPTY, RECORDS, Skip, Source, find_sources, leave_aside
 from plait.text.tables import OnBytes, Row, json_file, json_lines, parquet_rows, table_rows, text_of
 
 LINE_LAYOUTS = {"scan": layouts.scan, "babi": layouts.babi, "dialog-babi": layouts.dialog_babi}
@@ -133,7 +133,7 @@ def _records(
             row = layout(row, place)
         document = to_document(row, f"{source.name}#{number}", place, fields)
         if document is None:
-            on_skip(place, "empty text")
+            on_skip(place, EMPTY)
         else:
             yield document
 

@@ -22,6 +22,7 @@ CHUNK = 1 << 20
 STDIN = "/dev/stdin"  # how the command line spells `-`, which would look like an option
 
 Skip = Callable[[str, str], None]  # (where, reason)
+EMPTY = "empty text"  # why a record is passed over
 
 
 @dataclass(frozen=True, slots=True)
