@@ -29,7 +29,8 @@ def resolve(model: str | Path) -> Path:
         if path.is_file():
             raise ModelError(f"{path} is a file; give the model directory it lies in")
         beside = [child.name for child in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ModelError(f"model {str(path)!r} does not exist{did_you_mean(path.name, beside)}")
+        hint = did_you_mean(path.name, beside) or "; name the directory of a run, a step or a model"
+        raise ModelError(f"model {str(path)!r} does not exist{hint}")
     if (path / CHECKPOINTS).is_dir() or (path / "recipe.yaml").is_file():
         found = best(path) if choice == "best" else newest(path)
         if found is None and choice == "best" and newest(path) is not None:

@@ -119,7 +119,8 @@ def evaluate(
     if model is None or outputs != Outputs():
         if model is not None:
             raise ConfigError(
-                f"{model!r} would be a MODEL, and --hypotheses and --predictions are without one"
+                f"{model!r} would be a MODEL, and what --hypotheses and --predictions name is scored "
+                "without one; leave it out"
             )
         given = {
             "limit": limit, "context": context, "stride": stride, "format": format != "auto",

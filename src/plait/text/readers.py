@@ -79,7 +79,8 @@ def _documents(inputs, format: str, fields: Fields | None, on_skip: Skip | None,
     summary = ", ".join(f"{count} × {reason}" for reason, count in sorted(skipped.items()))
     if not some:
         names = ", ".join(source.name for source in sources[:3])
-        raise InputError(f"{names} holds no document" + (f"; skipped: {summary}" if summary else ""))
+        why = f"skipped: {summary}" if summary else "give a file with at least one"
+        raise InputError(f"{names} holds no document; {why}")
     if summary and on_skip is None:
         warn(f"skipped in the input: {summary}")
 
