@@ -214,8 +214,9 @@ def show_scores(title: str, scores: list[Score], *, digits: int = 2) -> None:
         for score in scores
     ]
     log.table(title, ("metric", "value", "95 % interval", "samples"), rows, stdout=True)
-    for signature, score in {score.signature: score for score in reversed(scores)}.items():
-        log.say(f"{score.metric}: {signature}")
+    made = {"|".join(filter(None, (score.signature, score.decoding))): score for score in reversed(scores)}
+    for how, score in made.items():
+        log.say(f"{score.metric}: {how}")
 
 
 def _spread(interval: tuple[float, float] | None, digits: int = 2) -> str:
