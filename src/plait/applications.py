@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plait.errors import ConfigError, InputError
+from plait.errors import InputError
 from plait.infer.engine import Engine
 from plait.infer.search import BATCH
-from plait.recipes.answer import ALONE, index_of
+from plait.recipes.answer import check_sources, index_of
 from plait.tasks import answer as qa
 from plait.tasks import chat as conversation
 from plait.tasks import classify as labels_task
@@ -81,10 +81,7 @@ def answer(
     contexts = [context] * len(asked) if context is None or isinstance(context, str) else list(context)
     if len(contexts) != len(asked):
         raise InputError(f"there are {len(asked)} questions and {len(contexts)} contexts; give one for each")
-    if context is not None and documents:
-        raise ConfigError(ALONE)
-    if passages < 1:
-        raise ConfigError(f"passages={passages} must be at least 1")
+    check_sources(context, documents, passages)
     index = index_of(documents) if documents else None
     engine, params = _engine(model), qa.TASK.decoding_with(decoding, "answer")
     made = [

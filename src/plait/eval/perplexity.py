@@ -13,6 +13,7 @@ import torch
 from plait.errors import ConfigError, InputError
 from plait.eval.means import CONFIDENCE
 from plait.infer.logprobs import target_logprobs
+from plait.infer.params import check_batch
 from plait.infer.prompts import begin_id
 from plait.nn.decoder import Decoder
 
@@ -161,8 +162,7 @@ def _check(context: int, stride: int, batch: int, most: int) -> None:
         raise ConfigError(f"context={context} is not within the model's 1 to {most} positions")
     if not 1 <= stride <= context:
         raise ConfigError(f"stride={stride} must be between 1 and the context of {context}")
-    if batch < 1:
-        raise ConfigError(f"batch={batch} must be at least 1")
+    check_batch(batch)
 
 
 def _cut(

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from plait.tasks.answer import Question
     from plait.tasks.retrieve import Index
 
-ALONE = "a question has either --context or --documents, not both"
-
 
 def answer(
     model: str | Path,
@@ -60,10 +58,7 @@ def answer(
         MissingExtra: documents without the package that searches them.
         ModelError: the model cannot be loaded, or is of the wrong kind.
     """
-    if context is not None and documents:
-        raise ConfigError(ALONE)
-    if passages < 1:
-        raise ConfigError(f"passages={passages} must be at least 1")
+    check_sources(context, documents, passages)
     request = read_request(question, input, output, batch, fields)
     text = None if context is None else text_or_file(context)
     from plait.infer.engine import Engine
@@ -102,6 +97,14 @@ def answer(
         each=params.n,
     )
     respond(request, application)
+
+
+def check_sources(context: object, documents: object, passages: int) -> None:
+    """Refuse a context beside documents, and documents of which nothing is shown; raises ConfigError."""
+    if context is not None and documents:
+        raise ConfigError("a question has either --context or --documents, not both")
+    if passages < 1:
+        raise ConfigError(f"passages={passages} must be at least 1")
 
 
 def tell_cut(questions: Sequence[Question]) -> None:

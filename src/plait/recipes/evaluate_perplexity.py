@@ -10,7 +10,8 @@ from plait import __version__, log
 from plait.data.pairs import found_in
 from plait.errors import InputError, ModelError
 from plait.eval.scores import Score, describe_data, signature
-from plait.recipes.questions import Paths, files_read
+from plait.recipes.evaluate_outputs import Paths
+from plait.recipes.questions import files_read
 from plait.text.document import Document
 from plait.text.readers import read
 

@@ -17,8 +17,8 @@ from plait.infer.params import BeamParams
 from plait.infer.search import BATCH
 from plait.recipes.answer import tell_cut
 from plait.recipes.apply import made_with, with_remedy
-from plait.recipes.evaluate_outputs import PLAIN, advise
-from plait.recipes.questions import Paths, read_questions
+from plait.recipes.evaluate_outputs import PLAIN, Paths, advise
+from plait.recipes.questions import read_questions
 from plait.tasks import answer as qa
 from plait.tasks import classify, complete
 from plait.tasks.task import Task, answer, check, find_task, room_of

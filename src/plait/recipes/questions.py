@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from plait import log
 from plait.data.pairs import aligned
 from plait.errors import InputError
-from plait.recipes.evaluate_outputs import listed
+from plait.recipes.evaluate_outputs import Paths, listed
 from plait.tasks.task import Task
 from plait.text.document import Document
 from plait.text.readers import read
 from plait.text.sources import find_sources
-
-Paths = str | Path | Sequence[str | Path]
 
 
 @dataclass(frozen=True)
