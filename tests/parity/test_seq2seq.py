@@ -19,6 +19,7 @@ from plait.infer.cache import KVCache  # noqa: E402
 from plait.nn.config import ModelConfig  # noqa: E402
 from plait.nn.encoder_decoder import EncoderDecoder, build  # noqa: E402
 from plait.nn.initialize import initialize  # noqa: E402
+from plait.recipes.recipe import load_recipe  # noqa: E402
 from plait.text.train_tokenizer import train  # noqa: E402
 
 LENGTHS = torch.tensor([13, 5, 9])
@@ -62,6 +63,10 @@ PLAIN = SMALL | BIASES | {"norm": "layer", "norm_eps": 1e-5, "norm_place": "post
 MARIAN = PLAIN | {"position": "sinusoidal", "embed_scale": 32**0.5}
 LEARNED = PLAIN | {"position": "learned", "embed_norm": True, "activation": "gelu"}
 RELATIVE = SMALL | {"position": "t5", "attn_scale": 1.0, "activation": "gelu_tanh", "head_dim": 6}
+SHIPPED = {
+    "marian": ("multi30k-en-de",),
+    "mbart": ("translate", "answer", "classify", "zh-en", "multi30k-raw"),
+}
 OURS = {
     "marian": ModelConfig(**MARIAN, activation="relu", dropout=0.3, attn_dropout=0.1),
     "marian-start": ModelConfig(**MARIAN | {"embed_scale": 5.656854}, decoder_start=7),
@@ -74,6 +79,11 @@ OURS = {
     "t5": ModelConfig(**RELATIVE | {"gated": False, "activation": "relu"}, logit_scale=32**-0.5),
     "t5-1.1": ModelConfig(**RELATIVE, tied=False, t5_buckets=8, t5_max_distance=20),
     "t5-tied-unscaled": ModelConfig(**RELATIVE),
+    **{
+        f"{family}-{recipe}": load_recipe(recipe).model.model_copy(update={"vocab": 261})
+        for family, recipes in SHIPPED.items()
+        for recipe in recipes
+    },
 }
 
 
