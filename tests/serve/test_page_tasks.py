@@ -116,6 +116,20 @@ def test_a_summary_is_of_the_whole_text_and_an_answer_of_a_question_below_its_co
         page.get_by_text("Only the beginning of the context was read").wait_for()
 
 
+def test_the_tab_is_remembered_of_each_model(start: Callable, url: str, pairs: Engine, open_page: Callable):
+    page = open_page(url)
+    page.get_by_role("tab", name="Summarize").click()
+    page.reload()
+    page.get_by_role("heading", name="Summarize a text").wait_for()
+    stored = page.evaluate("({...localStorage})")
+    with start(pairs) as server:
+        page = open_page(server.url)
+        page.get_by_role("heading", name="Translate a text").wait_for()
+        page.evaluate("stored => Object.assign(localStorage, stored)", stored)  # as if it had the address
+        page.reload()
+        page.get_by_role("heading", name="Translate a text").wait_for()
+
+
 def test_labels_are_named_or_learned(
     start: Callable, pairs: Engine, open_page: Callable, monkeypatch: pytest.MonkeyPatch
 ):

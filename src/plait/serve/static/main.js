@@ -61,7 +61,7 @@ async function start() {
   $("#main").replaceChildren();
   $("#tabs").replaceChildren();
   for (const tab of TABS) addTab(tab);
-  select(recall("tab", app.model.plait?.labels?.length ? "classify" : "chat"));
+  select(recall(tabOf(app.model), app.model.plait?.labels?.length ? "classify" : "chat"));
 }
 
 function addTab(tab) {
@@ -82,6 +82,11 @@ function addTab(tab) {
   setLanguage(currentLanguage());
 }
 
+// What a page is opened for differs from model to model, and many are served at one address in turn.
+function tabOf(model) {
+  return `tab.${model.id}`;
+}
+
 function current() {
   return $("[role=tab][aria-selected=true]")?.id.replace("tab-", "");
 }
@@ -92,7 +97,7 @@ function select(name) {
   name = chosen.name;
   if (!mounted.has(name)) mounted.set(name, chosen.mount($(`#${name}`), app));
   translateAll($(`#${name}`));
-  remember("tab", name);
+  remember(tabOf(app.model), name);
   $("#sampling").hidden = !chosen.samples;
   for (const tab of TABS) {
     const on = tab.name === name;
