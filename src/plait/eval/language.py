@@ -1,4 +1,4 @@
-"""Codes of languages, as `--lang` takes them; imports nothing heavy, as the command line reads it."""
+"""Codes of languages, as `--lang` takes them, and letters of some. The command line reads it: keep it light."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ ISO_639_1 = (
 )
 # of ISO 639-3, those of the languages that are not cut at spaces
 LONGER = {"zho": "zh", "cmn": "zh", "yue": "zh", "wuu": "zh", "jpn": "ja", "kor": "ko"}
+# what is written without spaces between words: kana and their extensions, ideographs (with 々 and 〇),
+# compatibility ideographs, the planes 2 and 3
+CJK = (
+    "々〇\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
 
 
 def primary(lang: str | None) -> str:

@@ -10,15 +10,11 @@ from typing import Any
 
 from plait.errors import ConfigError, InputError, did_you_mean, need
 from plait.eval.inputs import References, Texts, check
-from plait.eval.language import primary
+from plait.eval.language import CJK, primary
 from plait.eval.means import mean_score
 from plait.eval.scores import Score
 
 KINDS = ("rouge1", "rouge2", "rougeL", "rougeLsum")
-# kana and their extensions, CJK ideographs (with 々 and 〇), compatibility ideographs, the planes 2 and 3
-CJK = (
-    "々〇\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
-)
 _CJK_TOKEN = re.compile(rf"[{CJK}]|[^\W_{CJK}]+")
 _CJK = re.compile(f"[{CJK}]")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from plait.errors import InputError, need
+from plait.eval.language import CJK
 from plait.text.document import Document
 
 PASSAGE = 400  # characters of a passage at most
@@ -21,7 +22,6 @@ SENTENCE_END = re.compile(
     r"|(?:(?<=[。！？；…])|(?<=[。！？…][”’」』）]))(?![。！？；…”’」』）])"
     r"|\n"
 )
-CJK = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u3040-\u30ff\U00020000-\U0003134f"  # no spaces between words
 RUNS = re.compile(rf"[{CJK}]+|[^\W_{CJK}]+")
 
 
