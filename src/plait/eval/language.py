@@ -1,4 +1,4 @@
-"""Codes of languages, as `--lang` takes them, and letters of some. The command line reads it: keep it light."""
+"""Codes of languages, as `--lang` takes them, and letters of some; light, as the command line reads it."""
 
 from __future__ import annotations
 
