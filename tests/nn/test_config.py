@@ -21,6 +21,13 @@ def test_derived_sizes():
     assert model(width=100, heads=4, head_dim=32).ffn == 288  # 266.7 rounded up to a multiple of 32
 
 
+@pytest.mark.parametrize("zero", [0, 0.0, "0"])
+def test_embeddings_begin_with_numbers_of_about_one_at_any_width(zero):
+    config = model(width=64, embed_scale=zero, init_std=zero)
+    assert (config.embed_scale, config.init_std) == (8.0, 0.125)
+    assert (model().embed_scale, model().init_std) == (1.0, 0.02)
+
+
 def test_the_derived_values_survive_a_round_trip():
     config = model(width=96, heads=3, experts=4)
     assert model(**config.model_dump()) == config

@@ -30,7 +30,8 @@ class ModelConfig(Config):
 
     `kv_heads`, `head_dim` and `ffn` are derived when left out: `kv_heads` = the largest divisor of
     `heads` that is at most `heads/2`, `head_dim` = width / heads, `ffn` = 8/3 · width (4 · width without
-    gating) rounded up to a multiple of 32.
+    gating) rounded up to a multiple of 32. `embed_scale: 0` and `init_std: 0` have the embeddings begin with
+    numbers of about 1 (Vaswani et al. 2017, section 3.4).
     """
 
     width: int = Field(default=256, ge=1)
@@ -68,7 +69,7 @@ class ModelConfig(Config):
     decoder_start: int = Field(
         default=-1, ge=-1, description="what a target begins with; -1: the tokenizer's padding token"
     )
-    embed_scale: float = 1.0
+    embed_scale: float = Field(default=1.0, description="0: sqrt(width)")
     attn_scale: float = Field(default=0.0, ge=0, description="0: 1/sqrt(head_dim)")
     logit_scale: float = 1.0
     logit_softcap: float = Field(default=0.0, ge=0)
@@ -93,7 +94,7 @@ class ModelConfig(Config):
 
     dropout: float = Field(default=0.0, ge=0, lt=1)
     attn_dropout: float = Field(default=-1.0, ge=-1, lt=1, description="-1: as dropout")
-    init_std: float = Field(default=0.02, gt=0)
+    init_std: float = Field(default=0.02, gt=0, description="0: 1/sqrt(width)")
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +125,9 @@ class ModelConfig(Config):
         if number("ffn") == 0:
             gated = values.get("gated", cls.model_fields["gated"].default)
             values["ffn"] = -(-(width * 8 // 3 if gated else width * 4) // 32) * 32
+        for name, root in (("embed_scale", width**0.5), ("init_std", width**-0.5)):
+            if number(name) == 0:
+                values[name] = root
         return values
 
     @model_validator(mode="after")
