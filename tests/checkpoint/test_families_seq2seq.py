@@ -48,6 +48,7 @@ T5_HEAD = {"tied": False, "gated": True, "activation": "gelu_tanh"}
         ("marian", MARIAN | {"shared_embeddings": False, "tied": False}),
         ("bart", BART | {"dropout": 0.1, "decoder_start": 5}),
         ("mbart", BART | {"norm_place": "pre", "embed_scale": math.sqrt(32)}),
+        ("pegasus", MARIAN | {"norm_place": "pre", "embed_scale": math.sqrt(32)}),
         ("t5", T5 | {"logit_scale": 32**-0.5}),
         ("t5", T5 | T5_HEAD | {"head_dim": 6}),
         ("t5", T5),

@@ -21,6 +21,7 @@ CONFIGS = {
     "marian": ModelConfig(**SMALL, **COARSE, position="sinusoidal", shared_embeddings=False, tied=False),
     "bart": ModelConfig(**SMALL, **COARSE, position="learned", embed_norm=True, head_bias=True),
     "mbart": ModelConfig(**SMALL, **COARSE | {"norm_place": "pre"}, position="learned", embed_norm=True),
+    "pegasus": ModelConfig(**SMALL, **COARSE | {"norm_place": "pre"}, position="sinusoidal"),
     "t5": ModelConfig(**SMALL, encoder_layers=3, qk_norm=False, position="t5", gated=False),
     "mt5": ModelConfig(**SMALL, encoder_layers=1, qk_norm=False, position="t5", tied=False),
 }  # fmt: skip

@@ -45,6 +45,7 @@ THEIRS = {
     "bart": ("BartForConditionalGeneration", BART),
     "bart-scaled": ("BartForConditionalGeneration", BART | {"scale_embedding": True, "encoder_layers": 1}),
     "mbart": ("MBartForConditionalGeneration", BART | {"scale_embedding": True}),
+    "pegasus": ("PegasusForConditionalGeneration", BART | {"scale_embedding": True}),
     "t5": ("T5ForConditionalGeneration", T5),
     "t5-unscaled": (
         "T5ForConditionalGeneration",
@@ -76,6 +77,7 @@ OURS = {
     "bart": ModelConfig(**LEARNED),
     "bart-bias": ModelConfig(**LEARNED, head_bias=True),
     "mbart": ModelConfig(**LEARNED | {"norm_place": "pre"}),
+    "pegasus": ModelConfig(**MARIAN | {"norm_place": "pre", "activation": "gelu"}),
     "t5": ModelConfig(**RELATIVE | {"gated": False, "activation": "relu"}, logit_scale=32**-0.5),
     "t5-1.1": ModelConfig(**RELATIVE, tied=False, t5_buckets=8, t5_max_distance=20),
     "t5-tied-unscaled": ModelConfig(**RELATIVE),

@@ -1,4 +1,4 @@
-"""config.json of the encoder-decoder families: Marian, BART, mBART, T5 and mT5."""
+"""config.json of the encoder-decoder families: Marian, BART, mBART, PEGASUS, T5 and mT5."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _start_of(config: ModelConfig) -> dict[str, int]:
     return {"decoder_start_token_id": config.decoder_start} if config.decoder_start >= 0 else {}
 
 
-# --- BART (Lewis et al. 2020), and what Marian and mBART change of it --------------------------------------
+# --- BART (Lewis et al. 2020), and what Marian, mBART and PEGASUS change of it -----------------------------
 
 
 def _write_bart(config: ModelConfig) -> dict[str, Any]:
@@ -92,6 +92,10 @@ def _read_bart(values: Mapping[str, Any], norm_place: str = "post") -> dict[str,
         "init_std": values.get("init_std", 0.02),
         **dict.fromkeys(("qkv_bias", "out_bias", "mlp_bias"), True),
     }
+
+
+def _read_pegasus(values: Mapping[str, Any]) -> dict[str, Any]:
+    return _read_bart(values, norm_place="pre") | {"position": "sinusoidal", "embed_norm": False}
 
 
 def _write_marian(config: ModelConfig) -> dict[str, Any]:
@@ -193,6 +197,7 @@ ENCODER_DECODERS = {
     "mbart": Family(
         "MBartForConditionalGeneration", _write_bart, partial(_read_bart, norm_place="pre"), BIAS
     ),
+    "pegasus": Family("PegasusForConditionalGeneration", _write_bart, _read_pegasus, BIAS),
     "t5": Family("T5ForConditionalGeneration", _write_t5, _read_t5, HEAD),
     "mt5": Family(
         "MT5ForConditionalGeneration", _write_t5, partial(_read_t5, proj="gated-gelu", scaled=False), HEAD

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from plait.checkpoint.tensors import Lazy, Source, fetched
 from plait.nn.config import ModelConfig
+from plait.nn.position import sinusoids
 
 # same: as it is. transpose: [out, in] ↔ [in, out]. stack: our [experts, in, out] ↔ one [out, in] an expert.
 # concat: several of ours joined along the output, then transposed (GPT-2's Conv1D of query, key, value).
@@ -140,14 +141,15 @@ TABLES: dict[str, tuple[Row, ...]] = {
     "marian": BART,
     "bart": BART,
     "mbart": BART,
+    "pegasus": BART,
     "t5": T5,
     "mt5": T5,
 }
 PREFIXES: dict[str, str] = {
-    **dict.fromkeys(("qwen3", "qwen3_moe", "llama", "marian", "bart", "mbart"), "model."),
+    **dict.fromkeys(("qwen3", "qwen3_moe", "llama", "marian", "bart", "mbart", "pegasus"), "model."),
     "gpt2": "transformer.",
 }
-# what files carry beside the weights: constants, Marian's table of sinusoids, the zeros of a head without a
+# what files carry beside the weights: constants, tables of sinusoids, the zeros of a head without a
 # bias, a matrix that T5 never used
 BUFFERS = (
     ".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias", "final_logits_bias", "coder.version",
@@ -255,6 +257,10 @@ def export(family: str, config: ModelConfig, weights: Mapping[str, Source]) -> d
         else:
             tensors = [fetched(source) for source in sources]
             result.update(zip(link.theirs, to_theirs(link, tensors), strict=True))
+    if family == "pegasus":  # its files hold the sinusoids, and transformers misses them where they do not
+        for stack in ("encoder", "decoder"):
+            table = sinusoids(torch.arange(config.context), config.width, torch.float32)
+            result[f"model.{stack}.embed_positions.weight"] = table
     return result
 
 

@@ -98,7 +98,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
 
 
 def sinusoids(positions: Tensor, width: int, dtype: torch.dtype) -> Tensor:
-    """`[batch, time, width]`: all sines, then all cosines (Vaswani et al. 2017, section 3.5)."""
+    """`[..., time, width]`: all sines, then all cosines (Vaswani et al. 2017, section 3.5)."""
     half = (width + 1) // 2
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     rates = 10_000.0 ** (-2 * torch.arange(half, device=positions.device, dtype=wide) / width)
