@@ -33,7 +33,7 @@ from plait.recipes.recipe import find_recipe
 from plait.train.config import TrainConfig
 from plait.train.loop import TrainState, train
 from plait.train.objectives import next_token
-from plait.train.optim import Optimizer
+from plait.train.optim import optimizer_of
 
 CONTEXT, VOCAB, STEPS = 256, 65, 5000
 Step = Callable[[], float]
@@ -71,7 +71,7 @@ def plait_steps(rows: Rows, dropout: float, compile: bool, seed: int = 0) -> tup
     device = torch.device("cpu")
     placed = apply_layout(config, Layout(), device, dtype=choices.dtype, seed=seed, compiled=choices.compile)
     settings = TrainConfig(steps=STEPS, lr=1e-3, warmup=100, betas=(0.9, 0.99))
-    optim = Optimizer(placed.named_parameters(), settings)
+    optim = optimizer_of(placed, settings)
     steps: Iterator = train(
         placed,
         rows,

@@ -1,9 +1,14 @@
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
+from plait.nn.config import ModelConfig
+from plait.nn.encoder_decoder import EncoderDecoder, build
+from plait.nn.initialize import initialize, scale_of
+from plait.nn.loss import cross_entropy
 from plait.train.config import TrainConfig
 from plait.train.optim import Muon, Optimizer, is_hidden_matrix, orthogonalize
 
@@ -193,3 +198,38 @@ def test_parameters_without_gradient_are_left_alone(name):
     state = optim.state_dict()
     Optimizer(module.named_parameters(), config(**OPTIMIZERS[name])).load_state_dict(state)
     assert "layers.frozen" not in state
+
+
+T5 = {
+    "vocab": 40, "width": 32, "layers": 2, "encoder_layers": 1, "heads": 4, "kv_heads": 4, "qk_norm": False,
+    "position": "t5", "init_std": 0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "muon"])
+def test_factors_in_the_weights_train_as_factors_in_the_formula(name):
+    """T5's queries and embeddings hold 1/√head_dim and √width, which others multiply by."""
+    tokens = torch.arange(24).view(2, 12).mul(7).remainder(40)
+    positions = torch.arange(12).expand(2, -1)
+    losses = []
+    for fields in ({"attn_scale": 1, "logit_scale": 0}, {"attn_scale": 0, "embed_scale": 0}):
+        settings = ModelConfig(**T5, **fields)
+        model = build(settings).double()
+        assert isinstance(model, EncoderDecoder)
+        initialize(model, seed=0)
+        # tiny eps: it is what notices the size of a gradient
+        optim = Optimizer(
+            model.named_parameters(),
+            config(**OPTIMIZERS[name], eps=1e-30),
+            scale=partial(scale_of, settings),
+        )
+        each = []
+        for _ in range(5):
+            logits = model(tokens[:, :-1], memory=model.encode(tokens, positions))
+            loss = cross_entropy(logits, tokens[:, 1:]).total / tokens[:, 1:].numel()
+            loss.backward()
+            optim.step(1.0)
+            each.append(loss.item())
+        losses.append(each)
+    assert losses[0][-1] < losses[0][0] - 0.5
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)  # begun in float32

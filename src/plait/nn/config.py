@@ -71,7 +71,7 @@ class ModelConfig(Config):
     )
     embed_scale: float = Field(default=1.0, description="0: sqrt(width)")
     attn_scale: float = Field(default=0.0, ge=0, description="0: 1/sqrt(head_dim)")
-    logit_scale: float = 1.0
+    logit_scale: float = Field(default=1.0, description="0: 1/sqrt(width)")
     logit_softcap: float = Field(default=0.0, ge=0)
     attn_softcap: float = Field(default=0.0, ge=0)
     window: int = Field(default=0, ge=0, description="sliding-window width; 0: full attention")
@@ -125,9 +125,9 @@ class ModelConfig(Config):
         if number("ffn") == 0:
             gated = values.get("gated", cls.model_fields["gated"].default)
             values["ffn"] = -(-(width * 8 // 3 if gated else width * 4) // 32) * 32
-        for name, root in (("embed_scale", width**0.5), ("init_std", width**-0.5)):
+        for name, power in (("embed_scale", 0.5), ("logit_scale", -0.5), ("init_std", -0.5)):
             if number(name) == 0:
-                values[name] = root
+                values[name] = width**power
         return values
 
     @model_validator(mode="after")

@@ -34,19 +34,34 @@ def initial(
     """The initial values of a parameter, or of the box of `size` that begins at `start` in it; float32.
 
     Matrices are normal with `init_std`; those that write into the residual stream are divided by the root
-    of how many do (Radford et al. 2019, section 2.3). Biases are 0, norm weights multiply by 1.
+    of how many do (Radford et al. 2019, section 2.3), others multiplied by `scale_of`. Biases are 0, norm
+    weights multiply by 1.
     """
     start, size = start or [0] * len(shape), size or list(shape)
     if len(shape) < 2:
         zero = "bias" in name.rpartition(".")[2] or (config.norm_offset and config.norm == "rms")
         return torch.full(tuple(size), 0.0 if zero else 1.0)
     writes = name.endswith(("o_proj.weight", "down_proj.weight", "down_proj"))
-    std = config.init_std * (_writers(config, name) ** -0.5 if writes else 1.0)
+    std = config.init_std * (_writers(config, name) ** -0.5 if writes else scale_of(config, name))
     row = math.prod(shape[1:])
     values = normal(f"{seed}/{name}", start[0] * row, size[0] * row).view(size[0], *shape[1:])
     for dim in range(1, len(shape)):
         values = values.narrow(dim, start[dim], size[dim])
     return values * std
+
+
+def scale_of(config: ModelConfig, name: str) -> float:
+    """How much larger a matrix is because it holds a factor that others have in their formulas.
+
+    T5 (Raffel et al. 2020) does not divide the products of queries and keys by `√head_dim`, and divides those
+    that make logits by `√width`. Where its queries begin smaller, its embeddings larger, and both learn in
+    steps of that proportion, it trains as if the factors stood where others have them.
+    """
+    if name.endswith("q_proj.weight") and config.attn_scale:
+        return config.head_dim**-0.5 / config.attn_scale
+    if name == ("embed_tokens.weight" if config.tied else "lm_head.weight"):
+        return 1 / config.logit_scale
+    return 1.0
 
 
 def _writers(config: ModelConfig, name: str) -> int:

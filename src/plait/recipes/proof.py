@@ -28,7 +28,7 @@ from plait.text.tokenizer import Tokenizer
 from plait.train.config import TrainConfig
 from plait.train.loop import TrainState, train
 from plait.train.objectives import objective_of
-from plait.train.optim import Optimizer
+from plait.train.optim import optimizer_of
 
 GRADIENTS = 1e-12  # of the first step: float64 sums in another order; mistakes are a million times larger
 WEIGHTS = 1e-10  # and losses: Adam divides by gradients' size and so makes rounding larger
@@ -217,7 +217,7 @@ def run(
         placed,
         problem.loader(layout, placed.data_rank),  # type: ignore[arg-type]
         objective_of(problem.train),
-        Optimizer(placed.named_parameters(), problem.train, placed.parameters.on_whole),
+        optimizer_of(placed, problem.train),
         problem.train,
         TrainState(),
         total_steps=problem.train.steps,

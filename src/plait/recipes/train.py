@@ -35,7 +35,7 @@ from plait.recipes.samples import check_samples
 from plait.recipes.saving import restore
 from plait.text.tokenizer import Tokenizer
 from plait.train.loop import Step
-from plait.train.optim import Optimizer
+from plait.train.optim import optimizer_of
 
 
 def train_recipe(recipe: Recipe, *, resume: bool = False) -> Path:
@@ -179,7 +179,7 @@ def build_stage(
         data=data,
         placed=placed,
         loader=loader,
-        optim=Optimizer(placed.named_parameters(), settings, placed.parameters.on_whole),
+        optim=optimizer_of(placed, settings),
         peak=peak(measure(device=settings.device), settings.dtype) * ranks.size,
         flops_per_token=size_of(config).flops_per_token,
         name=name,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from plait.nn.initialize import scale_of
 from plait.parallel.data import like, local
+from plait.parallel.placed import Placed
 from plait.train.config import TrainConfig
 
 OnWhole = Callable[[str, Tensor, Callable[[Tensor], Tensor]], Tensor]
@@ -23,6 +26,7 @@ class Muon(torch.optim.Optimizer):
     Args:
         named: parameters by name.
         on_whole: of (name, piece, function), this rank's piece of the function of the whole tensor.
+        scale: of a name, what its updates are multiplied by.
     """
 
     def __init__(
@@ -33,12 +37,13 @@ class Muon(torch.optim.Optimizer):
         nesterov: bool,
         weight_decay: float,
         on_whole: OnWhole,
+        scale: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
         super().__init__(
             list(named.values()),
             {"lr": 0.0, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay},
         )
-        self.named, self.on_whole = dict(named), on_whole
+        self.named, self.on_whole, self.scale = dict(named), on_whole, scale
 
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[override]
@@ -53,7 +58,7 @@ class Muon(torch.optim.Optimizer):
             buffer = state["momentum_buffer"].lerp_(grad, 1 - group["momentum"])
             update = grad.lerp(buffer, group["momentum"]) if group["nesterov"] else buffer
             weight.mul_(1 - group["lr"] * group["weight_decay"])
-            weight.add_(self.on_whole(name, update, muon_update), alpha=-group["lr"])
+            weight.add_(self.on_whole(name, update, muon_update), alpha=-group["lr"] * self.scale(name))
 
 
 def muon_update(momentum: Tensor) -> Tensor:
@@ -80,6 +85,8 @@ class Optimizer:
 
     Args:
         on_whole: see `Muon`; the default is for parameters that are whole here.
+        scale: of a name, how large it is beside others, see `plait.nn.initialize.scale_of`: its steps are in
+            proportion, but for SGD's.
     """
 
     def __init__(
@@ -87,8 +94,9 @@ class Optimizer:
         named: Iterable[tuple[str, nn.Parameter]],
         config: TrainConfig,
         on_whole: OnWhole = lambda name, piece, function: function(piece),
+        scale: Callable[[str], float] = lambda name: 1.0,
     ) -> None:
-        self.config = config
+        self.config, self.scale = config, scale
         self.names = {name: parameter for name, parameter in named if parameter.requires_grad}
         self.lr = 0.0  # of the last step
         self.updated = False  # so that there is state
@@ -110,6 +118,7 @@ class Optimizer:
                     nesterov=config.nesterov,
                     weight_decay=config.weight_decay,
                     on_whole=on_whole,
+                    scale=scale,
                 )
                 self.parts.append(muon)
                 groups = self._groups(lambda name, p: not is_hidden_matrix(name, p.ndim))
@@ -118,22 +127,26 @@ class Optimizer:
             )
 
     def _groups(self, keep=lambda name, parameter: True) -> list[dict]:
-        """Decay matrices and embeddings, not norms and biases."""
-        kept = [p for name, p in self.names.items() if keep(name, p)]
-        matrices = [p for p in kept if p.ndim >= 2]
-        vectors = [p for p in kept if p.ndim < 2]
-        groups = [
-            {"params": matrices, "weight_decay": self.config.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
+        """Decay matrices and embeddings, not norms and biases; one group for each scale."""
+        groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
+        for name, parameter in self.names.items():
+            if keep(name, parameter):
+                scale = 1.0 if self.config.optimizer == "sgd" else self.scale(name)
+                groups.setdefault((parameter.ndim >= 2, scale), []).append(parameter)
+        # what decays a share of itself does so at any scale: AdamW apart from the step, Adam within it
+        power = 2 if self.config.optimizer == "adam" else 1
+        decay = self.config.weight_decay
+        return [
+            {"params": parameters, "scale": scale, "weight_decay": decay / scale**power if matrices else 0.0}
+            for (matrices, scale), parameters in groups.items()
         ]
-        return [group for group in groups if group["params"]]
 
     def step(self, share: float) -> None:
         """Update at `share` of the peak learning rate and clear the gradients."""
         for part in self.parts:
             peak = self.config.muon_lr if isinstance(part, Muon) else self.config.lr
             for group in part.param_groups:
-                group["lr"] = peak * share
+                group["lr"] = peak * share * group.get("scale", 1.0)
             part.step()
         self.lr, self.updated = self.config.lr * share, True
         self.skip()
@@ -192,6 +205,12 @@ class Optimizer:
                 slots[key] = value if isinstance(part, Muon) or not value.ndim else like(parameter, value)
             part.state[parameter] = slots
         self.updated = True
+
+
+def optimizer_of(placed: Placed, config: TrainConfig) -> Optimizer:
+    """The optimizer of a placed model; its steps fit how large each parameter is."""
+    scale = partial(scale_of, placed.config)
+    return Optimizer(placed.named_parameters(), config, placed.parameters.on_whole, scale)
 
 
 def is_hidden_matrix(name: str, ndim: int) -> bool:
