@@ -30,8 +30,8 @@ class ModelConfig(Config):
 
     `kv_heads`, `head_dim` and `ffn` are derived when left out: `kv_heads` = the largest divisor of
     `heads` that is at most `heads/2`, `head_dim` = width / heads, `ffn` = 8/3 · width (4 · width without
-    gating) rounded up to a multiple of 32. `embed_scale: 0` and `init_std: 0` have the embeddings begin with
-    numbers of about 1 (Vaswani et al. 2017, section 3.4).
+    gating) rounded up to a multiple of 32. `init_std: 0` beside `embed_scale: 0` (Vaswani et al. 2017, section
+    3.4), or beside `logit_scale: 0` (T5), has embeddings begin with numbers of about 1.
     """
 
     width: int = Field(default=256, ge=1)
@@ -71,7 +71,7 @@ class ModelConfig(Config):
     )
     embed_scale: float = Field(default=1.0, description="0: sqrt(width)")
     attn_scale: float = Field(default=0.0, ge=0, description="0: 1/sqrt(head_dim)")
-    logit_scale: float = Field(default=1.0, description="0: 1/sqrt(width)")
+    logit_scale: float = Field(default=1.0, gt=0, description="0: 1/sqrt(width)")
     logit_softcap: float = Field(default=0.0, ge=0)
     attn_softcap: float = Field(default=0.0, ge=0)
     window: int = Field(default=0, ge=0, description="sliding-window width; 0: full attention")
