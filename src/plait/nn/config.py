@@ -30,8 +30,8 @@ class ModelConfig(Config):
 
     `kv_heads`, `head_dim` and `ffn` are derived when left out: `kv_heads` = the largest divisor of
     `heads` that is at most `heads/2`, `head_dim` = width / heads, `ffn` = 8/3 · width (4 · width without
-    gating) rounded up to a multiple of 32. `init_std: 0` beside `embed_scale: 0` (Vaswani et al. 2017, section
-    3.4), or beside `logit_scale: 0` (T5), has embeddings begin with numbers of about 1.
+    gating) rounded up to a multiple of 32. `init_std: 0` beside `embed_scale: 0` (Vaswani et al. 2017,
+    section 3.4), or beside `logit_scale: 0` (T5), has embeddings begin with numbers of about 1.
     """
 
     width: int = Field(default=256, ge=1)
