@@ -173,8 +173,11 @@ def test_transformers_opens_what_the_recipes_train(recipe, tmp_path):
     model = build(config.model_copy(update={"vocab": 261})).eval()
     assert isinstance(model, EncoderDecoder)
     initialize(model, seed=0)
-    save(model, train(["a"], kind="byte"), tmp_path / "model")
+    tokenizer = train(["a"], kind="byte")
+    save(model, tokenizer, tmp_path / "model")
     other = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
+    reads = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert reads("two words").input_ids == [*tokenizer.encode("two words"), tokenizer.eos_id]
     torch.testing.assert_close(logits_of_theirs(other), logits_of_ours(model), rtol=0, atol=1e-4)
 
 

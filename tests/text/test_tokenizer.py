@@ -262,6 +262,36 @@ def test_a_saved_tokenizer_opens_the_same(trained, kind, tmp_path):
     assert again.chat_template == tokenizer.chat_template
 
 
+@pytest.mark.parametrize("kind", MADE)
+def test_one_that_ends_closes_prompts_and_changes_nothing_else(trained, kind, tmp_path):
+    tokenizer = trained[kind]
+    ending = tokenizer.ending()
+    assert tokenizer.encode_prompt("明月 says") == tokenizer.encode("明月 says")
+    assert ending.encode_prompt("明月 says") == [*tokenizer.encode("明月 says"), tokenizer.eos_id]
+    assert ending.encode("明月 says") == tokenizer.encode("明月 says")
+    ending.save(tmp_path)
+    again = Tokenizer.load(tmp_path)
+    assert again.ending() is again
+    assert again.fingerprint == ending.fingerprint != tokenizer.fingerprint
+    chat = [{"role": "user", "content": "明月"}, {"role": "assistant", "content": "x"}]
+    assert again.encode_chat(chat) == tokenizer.encode_chat(chat)
+
+
+def test_one_that_ends_keeps_what_else_it_puts_around_a_text(trained, tmp_path):
+    trained["byte"].save(tmp_path)
+    definition = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    begin = {"SpecialToken": {"id": "<|system|>", "type_id": 0}}
+    text = {"Sequence": {"id": "A", "type_id": 0}}
+    definition["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [begin, text],
+        "pair": [begin, text, text],
+        "special_tokens": {"<|system|>": {"id": "<|system|>", "ids": [2], "tokens": ["<|system|>"]}},
+    }
+    tokenizer = Tokenizer(json.dumps(definition))
+    assert tokenizer.ending().encode_prompt("a") == [2, *tokenizer.encode("a"), tokenizer.eos_id]
+
+
 def test_a_missing_or_corrupt_file_is_named(trained, tmp_path):
     with pytest.raises(ModelError, match=r"holds no tokenizer.json; give a tokenizer or model directory"):
         Tokenizer.load(tmp_path)

@@ -101,6 +101,7 @@ def write_model(
     tokens: dict[str, Any] = {}
     asked: dict[str, Any] = {}
     if tokenizer is not None:
+        tokenizer = tokenizer.ending() if config.encoder_layers else tokenizer
         tokenizer.save(directory, context=config.context)
         tokens = token_ids(tokenizer)
     if config.encoder_layers:

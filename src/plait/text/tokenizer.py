@@ -20,6 +20,7 @@ from plait.text.tokenizer_files import (
     DEFINITION,
     SETTINGS,
     TEMPLATE,
+    closing,
     own_settings,
     read_json,
     read_text,
@@ -131,6 +132,19 @@ class Tokenizer:
         write_text(path / SETTINGS, json.dumps(settings, ensure_ascii=False, indent=2) + "\n")
         if self.chat_template:
             write_text(path / TEMPLATE, self.chat_template)
+
+    def ending(self) -> Tokenizer:
+        """The same, whose `encode_prompt` closes a text with the end token, as an encoder is to read it.
+
+        Itself where it does so, or has no such token.
+        """
+        if self.eos_id is None or self.eos_id in self.encode_prompt("a"):
+            return self
+        definition = json.loads(self._definition)
+        end = self.special_token("eos_token") or ""
+        definition["post_processor"] = closing(definition.get("post_processor"), end, self.eos_id)
+        text = json.dumps(definition, ensure_ascii=False, indent=2)
+        return Tokenizer(text, self._settings, self.chat_template, self.stop_ids)
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, nothing added; a special token spelled in it becomes that token.

@@ -35,6 +35,19 @@ def token_text(value: Any) -> str | None:
     return text if isinstance(text, str) else None
 
 
+def closing(processor: Any, end: str, index: int) -> dict[str, Any]:
+    """The `post_processor` of a tokenizer.json that also puts an end token behind each text."""
+    close = {"SpecialToken": {"id": end, "type_id": 0}}
+    texts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
+    template = {
+        "type": "TemplateProcessing",
+        "single": [texts[0], close],
+        "pair": [texts[0], close, texts[1], close],
+        "special_tokens": {end: {"id": end, "ids": [index], "tokens": [end]}},
+    }
+    return {"type": "Sequence", "processors": [processor, template]} if processor else template
+
+
 def settings_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
     """The added tokens that settings name: those listed with ids, in order, then the named special tokens."""
     listed = settings.get("added_tokens_decoder") or {}
