@@ -36,16 +36,20 @@ def token_text(value: Any) -> str | None:
 
 
 def closing(processor: Any, end: str, index: int) -> dict[str, Any]:
-    """The `post_processor` of a tokenizer.json that also puts an end token behind each text."""
+    """The `post_processor` of a tokenizer.json that also puts an end token behind each text.
+
+    Of templates there is one, as a second would take what the first has added for a text.
+    """
+    parts = [] if processor is None else processor.get("processors", [processor])
+    at = next((n for n, part in enumerate(parts) if part["type"] == "TemplateProcessing"), len(parts))
     close = {"SpecialToken": {"id": end, "type_id": 0}}
-    texts = [{"Sequence": {"id": name, "type_id": 0}} for name in "AB"]
-    template = {
-        "type": "TemplateProcessing",
-        "single": [texts[0], close],
-        "pair": [texts[0], close, texts[1], close],
-        "special_tokens": {end: {"id": end, "ids": [index], "tokens": [end]}},
-    }
-    return {"type": "Sequence", "processors": [processor, template]} if processor else template
+    template = {"type": "TemplateProcessing", "special_tokens": {}} | dict(*parts[at : at + 1])
+    for name, texts in (("single", "A"), ("pair", "AB")):
+        plain = [{"Sequence": {"id": text, "type_id": 0}} for text in texts]
+        template[name] = [*template.get(name, plain), close]
+    template["special_tokens"] |= {end: {"id": end, "ids": [index], "tokens": [end]}}
+    parts = [*parts[:at], template, *parts[at + 1 :]]
+    return parts[0] if len(parts) == 1 else {"type": "Sequence", "processors": parts}
 
 
 def settings_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
