@@ -21,10 +21,11 @@ def test_derived_sizes():
     assert model(width=100, heads=4, head_dim=32).ffn == 288  # 266.7 rounded up to a multiple of 32
 
 
-@pytest.mark.parametrize("zero", [0, 0.0, "0"])
+@pytest.mark.parametrize("zero", [0, 0.0, "0", "0.0"])
 def test_embeddings_begin_with_numbers_of_about_one_at_any_width(zero):
     config = model(width=64, embed_scale=zero, init_std=zero)
     assert (config.embed_scale, config.init_std) == (8.0, 0.125)
+    assert model(width=64, logit_scale=zero).logit_scale == 0.125
     assert (model().embed_scale, model().init_std) == (1.0, 0.02)
 
 

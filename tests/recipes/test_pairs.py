@@ -161,7 +161,8 @@ FOREIGN = {"T5": (T5, "pad"), "Bart": (BART, "end")}
 def test_a_directory_that_transformers_made_is_tuned_on_pairs_and_stays_one(family, make, tmp_path):
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     transformers = pytest.importorskip("transformers")
-    tokenizer = Tokenizer.load(train_recipe(make("pieces", train={"steps": 1})))
+    train_recipe(make("pieces", train={"steps": 1}))
+    tokenizer = Tokenizer.load(tmp_path / "pieces" / "tokenizer")  # which does not close a text
     fields, start = FOREIGN[family]
     ids = {"pad": tokenizer.pad_id, "end": tokenizer.eos_id}
     config = getattr(transformers, f"{family}Config")(
@@ -172,9 +173,13 @@ def test_a_directory_that_transformers_made_is_tuned_on_pairs_and_stays_one(fami
     theirs = getattr(transformers, f"{family}ForConditionalGeneration")(config)
     theirs.save_pretrained(tmp_path / "theirs")
     tokenizer.save(tmp_path / "theirs")
-    recipe = make("tuned", train={"steps": 40, "eval_every": 20}).model_dump(mode="json", by_alias=True)
-    del recipe["tokenizer"]
-    path = train_recipe(build(Recipe, recipe | {"model": {"from": str(tmp_path / "theirs")}}))
+    for stop in (10, 20, None):  # each goes on from a checkpoint of the one before
+        settings = {"steps": 40, "eval_every": 20, "stop_after": stop}
+        recipe = make("tuned", train=settings).model_dump(mode="json", by_alias=True)
+        del recipe["tokenizer"]
+        recipe["model"] = {"from": str(tmp_path / "theirs")}
+        path = train_recipe(build(Recipe, recipe), resume=stop != 10)
+    assert Tokenizer.load(path).closes
     first, *_, last = (row["loss"] for row in log(tmp_path / "tuned") if "loss" in row)
     assert last < 0.8 * first
     tuned = transformers.AutoModelForSeq2SeqLM.from_pretrained(path)
@@ -205,6 +210,15 @@ def test_a_model_to_start_from_is_tuned_with_its_own_tokenizer(make, tmp_path):
     train_recipe(recipe)
     assert Engine(tmp_path / "unsaid").config.decoder_start == Engine(tmp_path / "run").tokenizer.pad_id
     assert start in (None, Engine(tmp_path / "unsaid").config.decoder_start)
+
+
+def test_a_decoder_wants_no_tokenizer_that_ends_texts(make, tmp_path):
+    path = train_recipe(make(train={"steps": 1}))
+    assert json.loads((path / "generation_config.json").read_text("utf-8"))["max_length"] == 32
+    decoder = {"model": {"encoder_layers": 0, "context": 64}, "train": {"steps": 1}}
+    with pytest.raises(ConfigError, match="puts the end token behind each text, as encoders read it"):
+        train_recipe(make("other", tokenizer=str(path), **decoder))
+    train_recipe(make("other", tokenizer=str(tmp_path / "run" / "tokenizer"), **decoder))
 
 
 def test_a_decoder_learns_pairs_as_conversations(make, tmp_path):

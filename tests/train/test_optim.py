@@ -206,7 +206,7 @@ T5 = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
 def test_factors_in_the_weights_train_as_factors_in_the_formula(name):
     """T5's queries and embeddings hold 1/√head_dim and √width, which others multiply by."""
     tokens = torch.arange(24).view(2, 12).mul(7).remainder(40)

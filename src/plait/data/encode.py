@@ -205,9 +205,7 @@ def source_frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     Raises:
         ModelError: see `end_of`.
     """
-    end, alone, framed = end_of(tokenizer), tokenizer.encode("a"), tokenizer.encode_prompt("a")
-    first = next((at for at in range(len(framed)) if framed[at : at + len(alone)] == alone), 0)
-    before, after = framed[:first], framed[first + len(alone) :]
+    end, (before, after) = end_of(tokenizer), tokenizer.around()
     return before, after if end in after else [*after, end]
 
 

@@ -1,4 +1,4 @@
-"""Codes of languages, as `--lang` takes them, and letters of some; light, as the command line reads it."""
+"""Codes of languages, as `--lang` takes them, and letters of unspaced scripts; imports nothing heavy."""
 
 from __future__ import annotations
 

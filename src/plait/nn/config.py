@@ -25,13 +25,20 @@ class RopeScaling(Config):
     beta_slow: float = 1.0
 
 
+def _zero(value: object) -> bool:
+    try:
+        return float(value) == 0  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False  # nothing, or what validation will refuse
+
+
 class ModelConfig(Config):
     """A decoder or an encoder-decoder by its fields; defaults are a small modern decoder.
 
     `kv_heads`, `head_dim` and `ffn` are derived when left out: `kv_heads` = the largest divisor of
     `heads` that is at most `heads/2`, `head_dim` = width / heads, `ffn` = 8/3 · width (4 · width without
     gating) rounded up to a multiple of 32. `init_std: 0` beside `embed_scale: 0` (Vaswani et al. 2017,
-    section 3.4), or beside `logit_scale: 0` (T5), has embeddings begin with numbers of about 1.
+    section 3.4), or beside `logit_scale: 0` and `tied` (T5), has embeddings begin with numbers of about 1.
     """
 
     width: int = Field(default=256, ge=1)
@@ -126,7 +133,7 @@ class ModelConfig(Config):
             gated = values.get("gated", cls.model_fields["gated"].default)
             values["ffn"] = -(-(width * 8 // 3 if gated else width * 4) // 32) * 32
         for name, power in (("embed_scale", 0.5), ("logit_scale", -0.5), ("init_std", -0.5)):
-            if number(name) == 0:
+            if _zero(values.get(name)):
                 values[name] = width**power
         return values
 

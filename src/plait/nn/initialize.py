@@ -51,15 +51,15 @@ def initial(
 
 
 def scale_of(config: ModelConfig, name: str) -> float:
-    """How much larger a matrix is because it holds a factor that others have in their formulas.
+    """How much larger a parameter is because it holds a factor that others have in their formulas.
 
     T5 (Raffel et al. 2020) does not divide the products of queries and keys by `√head_dim`, and divides those
     that make logits by `√width`. Where its queries begin smaller, its embeddings larger, and both learn in
     steps of that proportion, it trains as if the factors stood where others have them.
     """
-    if name.endswith("q_proj.weight") and config.attn_scale:
+    if ".q_proj." in name and config.attn_scale:
         return config.head_dim**-0.5 / config.attn_scale
-    if name == ("embed_tokens.weight" if config.tied else "lm_head.weight"):
+    if name in ("embed_tokens.weight" if config.tied else "lm_head.weight", "lm_head.bias"):
         return 1 / config.logit_scale
     return 1.0
 

@@ -192,11 +192,15 @@ def start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig]:
         tokenizer = check_model(source)
         config = config_from(recipe.model, source)
         check_kind(recipe, config)
-        tokenizer = tokenizer.ending() if config.encoder_layers else tokenizer
         return tokenizer, with_start(config, tokenizer)
     config = recipe.model
     check_kind(recipe, config)  # before a tokenizer is learned
-    tokenizer = make_tokenizer(run_dir, recipe, ends=config.encoder_layers > 0)
+    tokenizer = make_tokenizer(run_dir, recipe)
+    if tokenizer.closes and not config.encoder_layers:
+        raise ConfigError(
+            f"tokenizer={recipe.tokenizer!r} puts the end token behind each text, as encoders read it, and "
+            "a decoder cannot go on from there; give one that does not, such as RUN/tokenizer of its run"
+        )
     if config.vocab and config.vocab < tokenizer.vocab_size:
         raise ConfigError(
             f"model.vocab={config.vocab} is smaller than the tokenizer's {tokenizer.vocab_size}; leave it out"
@@ -241,24 +245,18 @@ def config_from(model: FromModel, source: Path) -> ModelConfig:
     return config.model_copy(update={"dropout": model.dropout, "attn_dropout": -1.0})
 
 
-def make_tokenizer(run_dir: Path, recipe: Recipe, *, ends: bool = False) -> Tokenizer:
-    """Load the recipe's tokenizer directory, or learn one from its data; `tokenizer/` then holds it.
-
-    Args:
-        ends: as an encoder needs it, see `Tokenizer.ending`.
-    """
+def make_tokenizer(run_dir: Path, recipe: Recipe) -> Tokenizer:
+    """Load the recipe's tokenizer directory, or learn one from its data; `tokenizer/` then holds it."""
     directory = run_dir / "tokenizer"
     if isinstance(recipe.tokenizer, str):
-        given = Tokenizer.load(recipe.tokenizer)
-        tokenizer = given.ending() if ends else given
-        if directory.exists() and directory.samefile(recipe.tokenizer) and tokenizer is given:
+        tokenizer = Tokenizer.load(recipe.tokenizer)
+        if directory.exists() and directory.samefile(recipe.tokenizer):
             return tokenizer
     else:
         # from training text only: held-out text unseen, or its bits per byte look better than they are
         texts, settings = training_texts(recipe.data, recipe.seed), recipe.tokenizer.model_dump()
         merges = settings.pop("merges_file")
         tokenizer = from_merges(merges, texts) if merges else learn_tokenizer(texts, **settings)
-        tokenizer = tokenizer.ending() if ends else tokenizer
     shutil.rmtree(directory, ignore_errors=True)  # of an attempt that never became a run
     directory.mkdir(parents=True)
     tokenizer.save(directory)

@@ -38,7 +38,6 @@ class Tokenizer:
         bos_id, eos_id, pad_id: the tokens of these names; None where there is none.
         special_ids: ids of all special tokens.
         stop_ids: ids that end a generation.
-        fingerprint: SHA-256 of tokenizer.json.
         chat_template: the Jinja template of a conversation; empty where there is none.
     """
 
@@ -66,7 +65,6 @@ class Tokenizer:
         self.special_ids = frozenset(index for index, token in added.items() if token.special)
         ends = () if self.eos_id is None else (self.eos_id,)
         self.stop_ids = ends if stop_ids is None else tuple(stop_ids)
-        self.fingerprint = hashlib.sha256(definition.encode()).hexdigest()
 
     def _open(self) -> Backend:
         backend = Backend.from_str(self._definition)
@@ -80,6 +78,12 @@ class Tokenizer:
     def _named(self, name: str) -> int | None:
         token = self.special_token(name)
         return None if token is None else self._backend.token_to_id(token)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of tokenizer.json, but for what it puts around a text: that changes no encoded data."""
+        definition = json.loads(self._definition) | {"post_processor": None}
+        return hashlib.sha256(Backend.from_str(json.dumps(definition)).to_str().encode()).hexdigest()
 
     @cached_property
     def _plain(self) -> Backend:
@@ -138,13 +142,24 @@ class Tokenizer:
 
         Itself where it does so, or has no such token.
         """
-        if self.eos_id is None or self.eos_id in self.encode_prompt("a"):
+        if self.eos_id is None or self.closes:
             return self
         definition = json.loads(self._definition)
         end = self.special_token("eos_token") or ""
         definition["post_processor"] = closing(definition.get("post_processor"), end, self.eos_id)
         text = json.dumps(definition, ensure_ascii=False, indent=2)
         return Tokenizer(text, self._settings, self.chat_template, self.stop_ids)
+
+    @property
+    def closes(self) -> bool:
+        """Whether `encode_prompt` puts the end token behind a text."""
+        return self.eos_id in self.around()[1]
+
+    def around(self) -> tuple[list[int], list[int]]:
+        """What `encode_prompt` puts before and behind a text."""
+        alone, framed = self.encode("a"), self.encode_prompt("a")
+        first = next((at for at in range(len(framed)) if framed[at : at + len(alone)] == alone), 0)
+        return framed[:first], framed[first + len(alone) :]
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, nothing added; a special token spelled in it becomes that token.

@@ -38,7 +38,7 @@ def token_text(value: Any) -> str | None:
 def closing(processor: Any, end: str, index: int) -> dict[str, Any]:
     """The `post_processor` of a tokenizer.json that also puts an end token behind each text.
 
-    Of templates there is one, as a second would take what the first has added for a text.
+    A template that is there is extended: a second one would take what the first has added for a text.
     """
     parts = [] if processor is None else processor.get("processors", [processor])
     at = next((n for n, part in enumerate(parts) if part["type"] == "TemplateProcessing"), len(parts))

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from plait.nn.initialize import scale_of
 from plait.parallel.data import like, local
-from plait.parallel.placed import Placed
 from plait.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from plait.parallel.placed import Placed
 
 OnWhole = Callable[[str, Tensor, Callable[[Tensor], Tensor]], Tensor]
 State = dict[str, dict[str, Tensor]]
@@ -86,7 +88,7 @@ class Optimizer:
     Args:
         on_whole: see `Muon`; the default is for parameters that are whole here.
         scale: of a name, how large it is beside others, see `plait.nn.initialize.scale_of`: its steps are in
-            proportion, but for SGD's.
+            proportion.
     """
 
     def __init__(
@@ -131,13 +133,17 @@ class Optimizer:
         groups: dict[tuple[bool, float], list[nn.Parameter]] = {}
         for name, parameter in self.names.items():
             if keep(name, parameter):
-                scale = 1.0 if self.config.optimizer == "sgd" else self.scale(name)
-                groups.setdefault((parameter.ndim >= 2, scale), []).append(parameter)
-        # what decays a share of itself does so at any scale: AdamW apart from the step, Adam within it
-        power = 2 if self.config.optimizer == "adam" else 1
-        decay = self.config.weight_decay
+                groups.setdefault((parameter.ndim >= 2, self.scale(name)), []).append(parameter)
+        # a gradient is smaller where its parameter is larger, which Adam's steps do not notice; what decays
+        # as a part of the gradient has to be smaller in proportion, too
+        name, decay = self.config.optimizer, self.config.weight_decay
+        step, within = (2 if name == "sgd" else 1), (2 if name in ("sgd", "adam") else 1)
         return [
-            {"params": parameters, "scale": scale, "weight_decay": decay / scale**power if matrices else 0.0}
+            {
+                "params": parameters,
+                "scale": scale**step,
+                "weight_decay": decay / scale**within if matrices else 0.0,
+            }
             for (matrices, scale), parameters in groups.items()
         ]
 
@@ -209,7 +215,11 @@ class Optimizer:
 
 def optimizer_of(placed: Placed, config: TrainConfig) -> Optimizer:
     """The optimizer of a placed model; its steps fit how large each parameter is."""
-    scale = partial(scale_of, placed.config)
+    copies = placed.parameters.copies  # of a pipeline's last stage, which follow their sources
+
+    def scale(name: str) -> float:
+        return scale_of(placed.config, copies.get(name, name))
+
     return Optimizer(placed.named_parameters(), config, placed.parameters.on_whole, scale)
 
 
