@@ -87,7 +87,6 @@ class Beams:
         no_repeat_ngram: No run of so many tokens twice; 0: no such rule.
         min_tokens: Shortest answer.
         max_tokens: Longest answer, in tokens.
-        n: Best answers to give.
     """
 
     beams: int | None = None
@@ -95,11 +94,22 @@ class Beams:
     no_repeat_ngram: int | None = None
     min_tokens: int | None = None
     max_tokens: int | None = None
-    n: int | None = None
 
     def given(self) -> dict[str, Any]:
         """Only what was given."""
         return given(**asdict(self))
+
+
+@Parameter(name="*", group=Group("Decoding", help="What is left out is the task's own."))
+@dataclass(frozen=True, kw_only=True)
+class Answers(Beams):
+    """How answers are searched for, and how many are given.
+
+    Args:
+        n: Best answers to give.
+    """
+
+    n: int | None = None
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from plait.cli.app import Beams, Sampling, Where, Words, fields_of
+from plait.cli.app import Answers, Sampling, Where, Words, fields_of
 
 Prefix = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 
@@ -43,7 +43,7 @@ def translate(
     *,
     files: Files = Files(),
     truncate: bool = False,
-    beams: Beams = Beams(),
+    beams: Answers = Answers(),
     where: Where = Where(),
 ) -> None:
     """Translate a text, a file (resumable), or what is typed line by line.
@@ -68,7 +68,7 @@ def summarize(
     *,
     files: Files = Files(),
     truncate: bool = False,
-    beams: Beams = Beams(),
+    beams: Answers = Answers(),
     where: Where = Where(),
 ) -> None:
     """Summarize a text, a file of texts (resumable), or what is typed line by line.
@@ -128,7 +128,7 @@ def answer(
     documents: Words = None,
     passages: int = 3,
     files: Files = Files(),
-    beams: Beams = Beams(),
+    beams: Answers = Answers(),
     where: Where = Where(),
 ) -> None:
     """Answer a question: alone, from a context, or from documents, naming the passages that were read.
@@ -160,7 +160,7 @@ def complete(
     *,
     suffix: Prefix = None,
     files: Files = Files(),
-    beams: Beams = Beams(),
+    beams: Answers = Answers(),
     where: Where = Where(),
 ) -> None:
     """Continue a text or program in the most probable way, or fill in what stands before a suffix.
@@ -181,7 +181,7 @@ def complete(
 
 
 def _apply(
-    name: str, model: str, text: str | None, truncate: bool, files: Files, beams: Beams, where: Where
+    name: str, model: str, text: str | None, truncate: bool, files: Files, beams: Answers, where: Where
 ) -> None:
     from plait.recipes.apply import apply_task
 
