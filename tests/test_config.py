@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from plait.config import Config, build, dump_yaml, merge, nested, parse_overrides, parse_yaml, read_yaml
-from plait.errors import ConfigError
+from plait.errors import ConfigError, did_you_mean
 
 
 class Part(Config):
@@ -38,6 +38,8 @@ def test_valid_values_become_a_frozen_type():
 
 def test_an_unknown_key_comes_before_a_missing_one_and_suggests():
     assert refusal(nam="a") == "file.yaml: unknown key 'nam'; did you mean 'name'?"
+    assert did_you_mean("learning_rate", ["n", "lr"]) == "; did you mean 'lr'?"
+    assert did_you_mean("learning", ["l", "lr"]) == ""
     assert refusal() == "file.yaml: missing key 'name'"
 
 

@@ -53,8 +53,10 @@ class TrainingError(PlaitError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the closest of `known`, or an empty string."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    """`"; did you mean 'x'?"` for the closest of `known`, or the initials of a name, or an empty string."""
+    choices, initials = list(known), "".join(word[:1] for word in name.split("_"))
+    close = get_close_matches(name, choices, n=1, cutoff=0.6)
+    close += [one for one in choices if one == initials and len(one) > 1]
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
