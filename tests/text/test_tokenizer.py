@@ -265,13 +265,13 @@ def test_a_saved_tokenizer_opens_the_same(trained, kind, tmp_path):
 @pytest.mark.parametrize("kind", MADE)
 def test_one_that_ends_closes_prompts_and_changes_nothing_else(trained, kind, tmp_path):
     tokenizer = trained[kind]
-    ending = tokenizer.ending()
+    ending = tokenizer.ending
     assert tokenizer.encode_prompt("明月 says") == tokenizer.encode("明月 says")
     assert ending.encode_prompt("明月 says") == [*tokenizer.encode("明月 says"), tokenizer.eos_id]
     assert ending.encode("明月 says") == tokenizer.encode("明月 says")
     ending.save(tmp_path)
     again = Tokenizer.load(tmp_path)
-    assert again.ending() is again
+    assert again.ending is again
     assert again.fingerprint == ending.fingerprint == tokenizer.fingerprint
     chat = [{"role": "user", "content": "明月"}, {"role": "assistant", "content": "x"}]
     assert again.encode_chat(chat) == tokenizer.encode_chat(chat)
@@ -289,12 +289,12 @@ def test_one_that_ends_keeps_what_else_it_puts_around_a_text(trained, tmp_path):
         "special_tokens": {"<|system|>": {"id": "<|system|>", "ids": [2], "tokens": ["<|system|>"]}},
     }
     tokenizer = Tokenizer(json.dumps(definition))
-    assert tokenizer.ending().encode_prompt("a") == [2, *tokenizer.encode("a"), tokenizer.eos_id]
+    assert tokenizer.ending.encode_prompt("a") == [2, *tokenizer.encode("a"), tokenizer.eos_id]
     # one that begins a text with the token that ends others does not close it
     both = json.loads(json.dumps(definition).replace("<|system|>", "<|end|>").replace("[2]", "[0]"))
     tokenizer = Tokenizer(json.dumps(definition | {"post_processor": both["post_processor"]}))
     assert not tokenizer.closes
-    assert tokenizer.ending().encode_prompt("a") == [0, *tokenizer.encode("a"), 0]
+    assert tokenizer.ending.encode_prompt("a") == [0, *tokenizer.encode("a"), 0]
 
 
 def test_a_missing_or_corrupt_file_is_named(trained, tmp_path):

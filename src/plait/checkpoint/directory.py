@@ -99,17 +99,17 @@ def write_model(
     own = {name: weights[name] for name in parameter_shapes(config)}
     write_shards(directory, "model", export(family, config, own), as_dtype(save_dtype), max_shard)
     tokens: dict[str, Any] = {}
-    asked: dict[str, Any] = {}
     if tokenizer is not None:
-        tokenizer = tokenizer.ending() if config.encoder_layers else tokenizer
+        tokenizer = tokenizer.ending if config.encoder_layers else tokenizer
         tokenizer.save(directory, context=config.context)
         tokens = token_ids(tokenizer)
     if config.encoder_layers:
         start = tokens.get("pad_token_id") if config.decoder_start < 0 else config.decoder_start
         tokens |= {} if start is None else {"decoder_start_token_id": start}
-        asked["max_length"] = config.context  # transformers ends after 20 tokens where nothing is said
+        # transformers ends after 20 tokens where nothing is said
+        generation = {"max_length": config.context} | dict(generation or {})
     _write_json(directory / "config.json", to_hf_config(config, dtype=save_dtype, tokens=tokens))
-    _write_json(directory / "generation_config.json", tokens | asked | dict(generation or {}))
+    _write_json(directory / "generation_config.json", tokens | dict(generation or {}))
     readme = card or _short_card(config, family, sum(tensor.numel() for tensor in own.values()))
     (directory / "README.md").write_text(readme, encoding="utf-8")
 

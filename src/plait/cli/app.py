@@ -76,7 +76,10 @@ class Sampling:
         return given(**asdict(self), **more)
 
 
-@Parameter(name="*", group=Group("Decoding", help="What is left out is the task's own."))
+DECODING = Parameter(name="*", group=Group("Decoding", help="What is left out is the task's own."))
+
+
+@DECODING
 @dataclass(frozen=True, kw_only=True)
 class Beams:
     """How an answer is searched for.
@@ -100,7 +103,7 @@ class Beams:
         return given(**asdict(self))
 
 
-@Parameter(name="*", group=Group("Decoding", help="What is left out is the task's own."))
+@DECODING
 @dataclass(frozen=True, kw_only=True)
 class Answers(Beams):
     """How answers are searched for, and how many are given.

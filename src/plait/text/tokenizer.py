@@ -137,6 +137,7 @@ class Tokenizer:
         if self.chat_template:
             write_text(path / TEMPLATE, self.chat_template)
 
+    @cached_property
     def ending(self) -> Tokenizer:
         """The same, whose `encode_prompt` closes a text with the end token, as an encoder is to read it.
 
