@@ -1,14 +1,9 @@
 import errno
 import json
 import os
-import random
 import re
 import resource
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,8 +12,8 @@ import torch
 from plait.checkpoint import run
 from plait.checkpoint.directory import load
 from plait.checkpoint.resolve import best, newest, step_directories
-from plait.checkpoint.run import disk_use, load_checkpoint, lock, prune, save_checkpoint
-from plait.errors import BusyError, ModelError, TrainingError
+from plait.checkpoint.run import disk_use, load_checkpoint, prune, save_checkpoint
+from plait.errors import ModelError, TrainingError
 from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder
 from plait.nn.initialize import initialize
@@ -232,106 +227,3 @@ def test_the_systems_own_refusal_to_write_is_caught(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["last", "step-000001"]
     assert newest(tmp_path) == good
-
-
-# --- kill -9 -----------------------------------------------------------------------------------------------
-
-# One process that has imported everything forks a saver for every line it reads, so that kills are cheap.
-SAVERS = """
-import os
-import sys
-import torch
-from plait.checkpoint.run import lock, prune, save_checkpoint
-from plait.nn.config import ModelConfig
-from plait.nn.decoder import Decoder
-
-def save_for_ever(where, step):
-    config = ModelConfig(vocab=50, width=16, layers=2, heads=2, context=16)
-    weights = {name: tensor.detach() for name, tensor in Decoder(config).named_parameters()}
-    with lock(where):
-        print("ready", os.getpid(), flush=True)
-        while True:
-            step += 1
-            for tensor in weights.values():
-                tensor.fill_(step)
-            optim = {name: {"exp_avg": tensor} for name, tensor in weights.items()}
-            save_checkpoint(where, step, weights=weights, config=config, tokenizer=None, optim=optim,
-                            state={"val_loss": 1.0 / step}, average=weights)
-            print("saved", step, flush=True)
-            prune(where, 2)
-
-torch.set_num_threads(1)
-for line in sys.stdin:
-    where, step = line.split()
-    child = os.fork()
-    if not child:
-        save_for_ever(where, int(step))
-    os.waitpid(child, 0)
-    print("dead", child, flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def savers():
-    command = [sys.executable, "-W", "error", "-c", SAVERS]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        yield process
-        process.communicate()
-
-
-def start_saver(savers, where: Path, step: int) -> int:
-    """Process id of a saver that has just taken the lock of the run."""
-    savers.stdin.write(f"{where} {step}\n")
-    savers.stdin.flush()
-    word, pid = savers.stdout.readline().split()
-    assert word == "ready"
-    return int(pid)
-
-
-def kill_saver(savers, pid: int) -> list[int]:
-    """Kill -9; returns the steps it had reported as saved."""
-    os.kill(pid, signal.SIGKILL)
-    steps = []
-    while (line := savers.stdout.readline().split())[0] != "dead":
-        steps.append(int(line[1]))
-    return steps
-
-
-def test_kill_at_any_instant_leaves_the_last_reported_checkpoint_or_a_newer_one(savers, tmp_path):
-    chance = random.Random(0)
-    step = 0
-    for _ in range(12):
-        pid = start_saver(savers, tmp_path, step)
-        time.sleep(chance.uniform(0.0, 0.15))
-        step = max([step, *kill_saver(savers, pid)])
-        for path in step_directories(tmp_path):  # not only the newest: all that can be seen are whole
-            back = load_checkpoint(path)
-            assert back.has_average
-            for tensors in (back.weights(), back.average()):
-                assert all((tensor == back.step).all() for _, tensor in tensors)
-        found = newest(tmp_path)
-        saved = 0 if found is None else load_checkpoint(found).step
-        assert saved in (step, step + 1)
-        step = saved
-    save_one(tmp_path, step + 1)
-    assert not list((tmp_path / "checkpoints").glob(".*"))  # debris of the killed is gone
-
-
-# --- the lock ----------------------------------------------------------------------------------------------
-
-
-def test_a_run_belongs_to_one_process_which_is_named(tmp_path):
-    busy = f"is in use by process {os.getpid()}; wait for it, stop it, or set another `out`"
-    with lock(tmp_path), pytest.raises(BusyError, match=busy), lock(tmp_path):
-        pass
-    with lock(tmp_path):
-        pass
-
-
-def test_a_killed_run_leaves_no_lock(savers, tmp_path):
-    pid = start_saver(savers, tmp_path, 0)
-    with pytest.raises(BusyError, match=f"process {pid};"), lock(tmp_path):
-        pass
-    kill_saver(savers, pid)
-    with lock(tmp_path):
-        pass

@@ -232,7 +232,7 @@ def test_nobody_s_folder_is_taken_for_a_run(plait, files):
     assert message.endswith("); set `out` to a new directory")
     plait.works("prepare", "plain.txt", "--max-repetition", "1", "--out", "run/raw", cwd=files)
     assert "run holds something else (raw)" in plait.refuses(*words, "out=run", cwd=files)
-    (files / "run" / ".lock").touch()  # as an attempt that failed leaves it
+    (files / "run" / ".lock").touch()  # as an attempt that was killed leaves it
     inside = plait.refuses(*words[:2], "data.text=run/raw", *words[3:], "out=run", cwd=files)
     assert inside.endswith("lies in out=run; set `out` to another directory")
     assert (files / "data" / "text").read_text(encoding="utf-8") == "mine"

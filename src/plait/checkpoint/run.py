@@ -1,10 +1,9 @@
-"""Checkpoints of a run: a model directory plus `state/`, complete or invisible, and the run's lock."""
+"""Checkpoints of a run: a model directory plus `state/`, complete or invisible."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,11 +29,9 @@ from plait.checkpoint.resolve import (
     verify,
 )
 from plait.checkpoint.tensors import MAX_SHARD, Source, open_tensors, stored_bytes, write_shards
-from plait.errors import BusyError, ModelError, PlaitError
+from plait.errors import ModelError
 from plait.nn.config import ModelConfig
 from plait.text.tokenizer import Tokenizer
-
-LOCK = ".lock"  # in every run directory, from the first attempt on
 
 
 @dataclass(frozen=True)
@@ -247,35 +244,3 @@ def prune(
 def disk_use(run_dir: str | Path) -> int:
     """Bytes that a run's checkpoints take."""
     return sum(path.stat().st_size for path in Path(run_dir, CHECKPOINTS).rglob("*") if path.is_file())
-
-
-@contextmanager
-def lock(run_dir: str | Path) -> Iterator[None]:
-    """Hold a run for this process alone; the operating system lets go of it when the process dies.
-
-    Raises:
-        BusyError: when another process, which is named, holds it.
-    """
-    try:
-        import fcntl
-    except ModuleNotFoundError:
-        raise PlaitError("runs need the file locks of Linux or macOS; on Windows use WSL") from None
-
-    path = Path(run_dir, LOCK)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read(32).strip() or "unknown"
-            raise BusyError(
-                f"{run_dir} is in use by process {holder}; wait for it, stop it, or set another `out`"
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from plait import files
+from plait.checkpoint.lock import LOCK, lock
 from plait.config import build, merge, read_yaml
 from plait.errors import BusyError, ConfigError, InputError, need
 from plait.log import bytes_text, say
@@ -62,8 +63,6 @@ def quickstart(
     if serve:
         _check_port(port)
     run_dir = Path(out).expanduser()
-    from plait.checkpoint.run import lock
-
     with lock(run_dir):
         paths = [str(path) for path in text] if text else None
         _remember(run_dir, {"text": paths, "fields": dict(fields or {}), "minutes": minutes})
@@ -292,7 +291,7 @@ def _remember(run_dir: Path, arguments: dict[str, Any]) -> None:
     """Refuse to mix two quickstarts in one directory; a change of mind needs another `--out`."""
     path = run_dir / "quickstart.json"
     if not path.is_file():
-        others = [item.name for item in run_dir.iterdir() if item.name != ".lock"]
+        others = [item.name for item in run_dir.iterdir() if item.name != LOCK]
         if others:
             raise BusyError(f"{run_dir} holds something else ({others[0]}); give another --out or empty it")
         files.write_text(path, json.dumps(arguments, ensure_ascii=False) + "\n")

@@ -12,7 +12,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from plait import files
-from plait.checkpoint.run import LOCK
+from plait.checkpoint.lock import LOCK
 from plait.config import build, dump_yaml, read_yaml
 from plait.errors import BusyError, InputError, MissingExtra, need
 from plait.log import say

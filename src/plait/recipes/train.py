@@ -9,12 +9,9 @@ from pathlib import Path
 import torch
 
 from plait.checkpoint.directory import stored_weights
+from plait.checkpoint.lock import lock
 from plait.checkpoint.resolve import CHECKPOINTS, newest, resolve
-from plait.checkpoint.run import (
-    lock,
-    trusted_checkpoint,
-    versions,
-)
+from plait.checkpoint.run import trusted_checkpoint, versions
 from plait.checkpoint.snapshot import saving_group
 from plait.data.loader import Loader
 from plait.data.prepare import EncodedData, open_data
