@@ -11,9 +11,9 @@ from plait.infer.engine import Engine
 from plait.infer.search import BATCH
 from plait.recipes.answer import check_sources, index_of
 from plait.tasks import answer as qa
-from plait.tasks import chat as conversation
 from plait.tasks import classify as labels_task
 from plait.tasks import complete as completion
+from plait.tasks import conversation
 from plait.tasks.answer import Answer
 from plait.tasks.classify import Classification
 from plait.tasks.task import answer as best

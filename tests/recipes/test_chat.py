@@ -9,7 +9,7 @@ import pytest
 from plait.errors import ConfigError, InputError, PromptError
 from plait.infer.engine import Engine
 from plait.recipes.chat import chat
-from plait.tasks.chat import fit_history
+from plait.tasks.conversation import fit_history
 
 GREEDY = {"temperature": 0, "max_tokens": 4, "ignore_eos": True}
 

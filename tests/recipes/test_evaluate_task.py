@@ -128,6 +128,20 @@ def test_each_response_of_a_dialogue_is_asked_for(tiny_pairs, tmp_path, says):
     assert score.value == pytest.approx(200 / 3)
 
 
+def test_each_response_of_a_conversation_is_asked_for(tiny_pairs, tmp_path, says):
+    said = [("system", "be kind"), ("assistant", "hi"), ("user", "一"), ("assistant", "二"), ("user", "三")]
+    talk = {"messages": [{"role": role, "content": text} for role, text in said]}
+    path = tmp_path / "talks.jsonl"
+    path.write_text(json.dumps(talk) + "\n", encoding="utf-8")
+    asked = says(["二"])
+    scores = evaluate(tiny_pairs, task="chat", data=path)
+    assert asked == ["be kind\nhi\n一"]  # a greeting is no response
+    assert rows(scores) == {"accuracy": 100.0, "chrf": 100.0}
+    path.write_text(json.dumps({"messages": talk["messages"][:3]}) + "\n", encoding="utf-8")
+    with pytest.raises(InputError, match="the data hold no question for the task chat"):
+        evaluate(tiny_pairs, task="chat", data=path)
+
+
 def test_only_the_first_are_asked(tiny_pairs, two_files, says):
     says(TARGETS[:2])
     scores = evaluate(tiny_pairs, task="translate", data=two_files, limit=2)

@@ -1,4 +1,4 @@
-"""Miniatures of classifying, answering from contexts, and filling in a middle, in English and Chinese."""
+"""Miniatures of the other applications, in English and Chinese."""
 
 from __future__ import annotations
 
@@ -141,3 +141,84 @@ def test_middles_are_filled_in(plait, tmp_path):
     print(f"{right:.2f} of middles right, {by_chance:.2f} without the suffix")
     assert right >= max(0.2, 2 * by_chance)
     assert plait.works("complete", run, "abc", "--suffix", "fgh").strip()
+
+
+def mails() -> list[dict]:
+    """Letters in English and Chinese whose subject is one of three sentences, in any place."""
+    forms = (
+        (("the report", "our visit", "your order", "the contract", "the party", "my ticket"),
+         ("london", "paris", "rome", "cairo"),
+         "{} to {} is late.", "{} {}",
+         ("thanks for all your help.", "see you soon.", "i hope you are well."), " "),
+        (("报告", "订单", "合同", "聚会", "车票"), ("北京", "上海", "广州"),
+         "去{1}的{0}晚了。", "{1}{0}", ("谢谢您的帮助。", "祝您一切都好。", "下周再见。"), ""),
+    )  # fmt: skip
+    draw, rows = random.Random(0), []
+    for things, places, sentence, subject, polite, space in forms:
+        for thing, place in product(things, places):
+            for at in range(3):
+                said = draw.sample(polite, 2)
+                said.insert(at, sentence.format(thing, place))
+                rows.append({"source": space.join(said), "target": subject.format(thing, place)})
+    draw.shuffle(rows)
+    return rows
+
+
+def test_letters_are_summarized(plait, tmp_path):
+    rows = mails()
+    test, others = rows[:24], [row["target"] for row in rows[:24]]
+    write_rows(tmp_path / "train.jsonl", rows[24:])
+    run = train(
+        plait, tmp_path, 150,
+        data={"pairs": "train.jsonl", "validation": 0.0, "prompt_loss": 1},
+        tokenizer={"kind": "bpe", "vocab_size": 320},
+        model=SMALL | {"context": 96},
+    )  # fmt: skip
+
+    def rouge(answers: list[str]) -> float:
+        data = write_rows(
+            tmp_path / "test.jsonl", [row | {"target": text} for row, text in zip(test, answers)]
+        )
+        shown = plait.works("evaluate", run, "--task", "summarize", "--data", data, "--lang", "zh", "--json")
+        return {row["metric"]: row["value"] for row in json.loads(shown)["results"]}["rougeL"]
+
+    found, by_chance = rouge(others), rouge(others[1:] + others[:1])
+    print(f"ROUGE-L {found:.1f}, of other letters {by_chance:.1f}")
+    assert found >= 45
+    assert by_chance <= found / 3  # subjects that say nothing of the letter
+
+
+def test_a_chat_remembers_what_was_said(plait, tmp_path):
+    forms = (
+        (("anna", "ben", "clara", "david", "emma", "felix"), ("rome", "paris", "cairo", "london"),
+         ("i am {0} and live in {1}.", "hello {0}!", "where do i live?", "in {1}.", "and who am i?", "{0}.")),
+        (("小明", "小红", "小华", "小丽", "小刚"), ("北京", "上海", "广州"),
+         ("我是{0}，我住在{1}。", "{0}，你好！", "我住在哪里？", "在{1}。", "我是谁？", "{0}。")),
+    )  # fmt: skip
+    talks = [
+        {
+            "messages": [
+                {"role": ("user", "assistant")[at % 2], "content": text.format(who, where)}
+                for at, text in enumerate(said)
+            ]
+        }
+        for names, places, said in forms
+        for who, where in product(names, places)
+    ]
+    random.Random(0).shuffle(talks)
+    test = write_rows(tmp_path / "test.jsonl", talks[:8])
+    write_rows(tmp_path / "train.jsonl", talks[8:])
+    run = train(
+        plait, tmp_path, 150,
+        data={"messages": "train.jsonl", "validation": 0.0},
+        tokenizer={"kind": "bpe", "vocab_size": 300},
+        model=SMALL | {"context": 96},
+    )  # fmt: skip
+    shown = plait.works("evaluate", run, "--task", "chat", "--data", test, "--json")
+    scores = {row["metric"]: row for row in json.loads(shown)["results"]}
+    print(f"{scores['accuracy']['value']:.1f} % of responses right")
+    assert scores["accuracy"]["n"] == 24
+    assert scores["accuracy"]["value"] >= 70  # by chance 25 at most
+    engine = package.Engine(run)
+    said = talks[0]["messages"]
+    assert package.chat(engine, said[:3], temperature=0) == said[3]["content"]

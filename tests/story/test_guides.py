@@ -125,6 +125,7 @@ def chat() -> None:
         for name, (place, _) in people()
     ]
     records("talks.jsonl", talks)
+    records("test.jsonl", talks[-3:])
     records("asked.jsonl", [{"messages": talk["messages"][:1]} for talk in talks[:2]])
 
 

@@ -9,7 +9,7 @@ import pytest
 import plait
 from plait.errors import InputError
 from plait.infer.engine import Engine
-from plait.tasks.chat import messages_of
+from plait.tasks.conversation import messages_of
 from plait.text.document import Document
 
 TALK = [

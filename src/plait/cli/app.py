@@ -76,7 +76,7 @@ class Sampling:
         return given(**asdict(self), **more)
 
 
-DECODING = Parameter(name="*", group=Group("Decoding", help="What is left out is the task's own."))
+DECODING = Parameter(name="*", group=Group("Decoding"))
 
 
 @DECODING
@@ -85,11 +85,12 @@ class Beams:
     """How an answer is searched for.
 
     Args:
-        beams: Answers that are followed at once; 1 takes the most probable token each time.
-        length_penalty: Above 1 favours longer answers.
-        no_repeat_ngram: No run of so many tokens twice; 0: no such rule.
-        min_tokens: Shortest answer.
-        max_tokens: Longest answer, in tokens.
+        beams: Unfinished answers kept in the search; 1 takes the most probable token each time. Default:
+            translate 5, summarize 4, others 1.
+        length_penalty: Above 1 favours longer answers; default 1.
+        no_repeat_ngram: No run of so many tokens twice, 0: no such rule; default: summarize 3, others 0.
+        min_tokens: Shortest answer; default 0.
+        max_tokens: Longest answer, in tokens; default: summarize 128, answer 64, others 256.
     """
 
     beams: int | None = None
@@ -109,7 +110,7 @@ class Answers(Beams):
     """How answers are searched for, and how many are given.
 
     Args:
-        n: Best answers to give.
+        n: How many answers to give, best first.
     """
 
     n: int | None = None

@@ -18,9 +18,9 @@ class Files:
     """A file of texts, and where the answers go.
 
     Args:
-        input: A file: plain lines, or records (.jsonl, .csv, ...) with source, question, prefix or text.
-        field: Columns of the records, where their names are others: source=body question=ask.
-        output: Answers to --input: records with scores if the name ends in .jsonl, else line n to line n.
+        input: A file: plain lines, or records (.jsonl, .csv, ...).
+        field: Which column of the records holds what, where it has another name: source=body.
+        output: Answers to --input: records, where the name ends in .jsonl, else line n to line n.
         batch: Texts, or labels of texts, computed together; changes speed and memory, no answer.
     """
 

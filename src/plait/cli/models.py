@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
 
 from cyclopts import Group, Parameter
 
@@ -15,7 +14,7 @@ BATCH = 8
 
 
 @Parameter(
-    name="*", group=Group("Scoring", help="Of a task, where it is not the task's own, and of outputs.")
+    name="*", group=Group("Scoring", help="For --hypotheses, and for a --task in place of its own metrics.")
 )
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
@@ -50,7 +49,7 @@ class Outputs:
         hypotheses: Outputs: plain lines, or records with --field NAME or --field hypotheses=NAME.
         references: What they should be: one file for each set of references.
         compare: Outputs of a second system, for a paired bootstrap test.
-        predictions: Of bbq: its records, with predictions in the field named by --field.
+        predictions: For bbq: its records, with predictions in the field named by --field.
     """
 
     hypotheses: list[str] | None = None
@@ -71,7 +70,7 @@ def evaluate(
     stride: int | None = None,
     batch: int = BATCH,
     format: str = "auto",
-    field: Annotated[list[str] | None, Parameter(name="--field", consume_multiple=True)] = None,
+    field: Words = None,
     labels: Words = None,
     per_token: bool = False,
     truncate: bool = False,
@@ -89,27 +88,30 @@ def evaluate(
         plait evaluate runs/first --data held-out.txt --out scores.json
         plait evaluate runs/en-de --task translate --data test.en test.de
         plait evaluate runs/mood --task classify --data test.csv --field target=mood
+        plait evaluate runs/chat --task chat --data talks.jsonl
         plait evaluate runs/first --task lm_eval:hellaswag --limit 100
         plait evaluate --hypotheses out.txt --references ref.txt --metric bleu
         plait evaluate --task bbq --predictions Age.jsonl --field answer
 
     Args:
         model: A model, step or run directory (RUN:best, RUN:average).
-        task: perplexity, translate, summarize, answer, classify, complete, scan, babi, dialog-babi, bbq, or
-            lm_eval:NAME, a task of lm-evaluation-harness.
-        data: Files or folders that the model has not seen; two plain files are sources and targets. Of
-            lm_eval:NAME, folders with your own task files; else the harness downloads its data.
+        task: perplexity, translate, summarize, answer, classify, chat, complete, scan, babi, dialog-babi,
+            bbq, or lm_eval:NAME, a task of lm-evaluation-harness.
+        data: Files or folders that the model has not seen; two plain files are sources and targets. For
+            lm_eval:NAME: folders with your own task files; without, the harness downloads its data.
         limit: Only the first so many documents or questions.
         out: Write the scores here, as JSON.
-        context: Of perplexity, tokens the model sees at once; default: its context.
-        stride: Of perplexity, tokens scored per window, the rest being history; default: half of it.
+        context: For perplexity: tokens the model sees at once; default: its context.
+        stride: For perplexity: tokens scored per window, the rest being history; default: half of it.
         batch: Windows or questions computed together; changes speed and memory, no score.
         format: auto goes by the file's name; else lines, paragraphs, parallel, tsv, alpaca, scan, babi, ...
-        field: Columns: source=english target=chinese; numbers without a header. Of outputs: what to score.
-        labels: Of classify, the labels to choose from; default: those learned, or else the data's.
-        per_token: Of classify, compare labels by their probability a token, which is fair to long ones.
-        truncate: Of a task, read only the beginning of a text that leaves its answer no room in the context.
-        shots: Of lm_eval:NAME, worked examples before each question; default: what the task says.
+        field: Columns: source=english target=chinese; numbers without a header. For --hypotheses and
+            --predictions: what to score.
+        labels: For classify: the labels to choose from; default: those learned, or else the data's.
+        per_token: For classify: compare labels by their probability a token, which is fair to long ones.
+        truncate: For a --task other than answer: cut what leaves an answer no room in the context: the end
+            of a text, the oldest turns of a conversation, what is farthest from a gap to fill in.
+        shots: For lm_eval:NAME: worked examples before each question; default: what the task says.
         json: Print what scores.json holds.
     """
     if model is None and outputs == Outputs() and scoring == Scoring():
@@ -239,9 +241,9 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     api_key_env: str | None = None,
-    allow_host: list[str] | None = None,
+    allow_host: Words = None,
     queue: int = 32,
-    documents: list[str] | None = None,
+    documents: Words = None,
     where: Where = Where(),
     open_browser: bool = False,
 ) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from plait.cli.app import fields_of, given
+from plait.cli.app import Words, fields_of, given
 from plait.errors import ConfigError
 from plait.log import say
 
@@ -17,7 +17,7 @@ def prepare(
     *,
     out: str,
     format: str = "auto",
-    field: Annotated[list[str] | None, Parameter(name="--field")] = None,
+    field: Words = None,
     steps: str | None = None,
     languages: str | None = None,
     min_chars: int | None = None,
@@ -89,7 +89,7 @@ def tokenizer(
     merges: str | None = None,
     fim: bool = False,
     format: str = "auto",
-    field: Annotated[list[str] | None, Parameter(name="--field")] = None,
+    field: Words = None,
 ) -> None:
     """Learn a tokenizer from text, or import published merges.
 

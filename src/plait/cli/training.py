@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from plait.cli.app import Override, fields_of
+from plait.cli.app import Override, Words, fields_of
 from plait.errors import ConfigError, did_you_mean
 from plait.parallel.launch import launched
 from plait.parallel.layout import parse_layout
@@ -20,8 +20,8 @@ PROVE_FLAGS = ("--layout", "--all", "--schedule", "--steps", "--data", "--inform
 
 def quickstart(
     *,
-    text: Annotated[list[str] | None, Parameter(consume_multiple=True)] = None,
-    field: Annotated[list[str] | None, Parameter(name="--field")] = None,
+    text: Words = None,
+    field: Words = None,
     minutes: float = 4,
     out: str = "runs/quickstart",
     serve: Annotated[bool, Parameter(negative="--no-serve")] = True,
@@ -120,7 +120,7 @@ def prove(
     The recipe's model takes a few steps in one process and under each layout,
     whose ranks are started here: in float64, without compilation and dropout,
     on random tokens in rows of unequal lengths. Losses, gradient norms,
-    gradients and weights must agree. Exit code 1: those of a layout do not.
+    gradients and weights must agree. Exit code 1: a layout does not agree.
 
     For example:
 
@@ -134,7 +134,7 @@ def prove(
         overrides: Changed keys, such as model.layers=8.
         layout: Ranks per kind of parallelism, such as dp=2,tp=2; may be given several times.
         all_: Every layout of so many ranks that fits the recipe.
-        schedule: Of pipelines: 1f1b, gpipe, interleaved, looped_bfs, zero_bubble, zbv, dualpipev, or all.
+        schedule: For pipelines: 1f1b, gpipe, interleaved, looped_bfs, zero_bubble, zbv, dualpipev, or all.
         steps: How many steps are compared.
         data: Train on the recipe's data instead of random tokens.
         information: Show the differences in float32 and bfloat16 too, which prove nothing.

@@ -63,4 +63,5 @@ def labels_in(sources: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def elsewhere_text(count: int, first: str) -> str:
     """One line about answers that stand not in their context."""
-    return f"{count:,} answers not found in their context (first: {first})"
+    found = f"{count:,} answers not found in their context (first: {first})"
+    return f"{found}; they are kept: check the columns if they are many"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -138,6 +139,11 @@ class BeamParams(Config):
                 "raise the second"
             )
         return self
+
+    def but_with(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Its fields but for those given; `n` alone raises the beams to as many."""
+        usual = self.model_dump()
+        return usual | {"beams": max(usual["beams"], given.get("n") or 1)} | dict(given)
 
     def describe(self) -> str:
         """The number of beams and every setting that differs from its default."""

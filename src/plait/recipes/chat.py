@@ -61,7 +61,7 @@ def chat(
     request = read_request(None, input, output, batch, fields)
 
     from plait.infer.engine import Engine
-    from plait.tasks.chat import sampling_for
+    from plait.tasks.conversation import sampling_for
 
     engine = Engine(model, device=device, dtype=dtype)
     params = sampling_for(engine, given)
@@ -72,7 +72,7 @@ def chat(
 
 
 def _application(engine: Engine, system: str | None, params: SamplingParams, batch: int) -> Application:
-    from plait.tasks.chat import messages_of, prompt_of
+    from plait.tasks.conversation import messages_of, prompt_of
 
     def check(documents: Sequence[Document]) -> list[list[int]]:
         prompts = []
@@ -151,7 +151,7 @@ def _turn(engine: Engine, messages: list[dict[str, str]], params: SamplingParams
     Raises:
         InputError: a message that does not fit the context, or is not valid Unicode.
     """
-    from plait.tasks.chat import prompt_of
+    from plait.tasks.conversation import prompt_of
 
     kept, prompt = prompt_of(engine, messages, params)
     if len(kept) < len(messages):

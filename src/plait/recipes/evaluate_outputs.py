@@ -170,7 +170,7 @@ def advise(metrics: Sequence[str], options: Options, references: Sequence[str]) 
             "ROUGE sees only letters from a to z; give the language of the references, such as --lang ko"
         )
     if any(metric.startswith("squad") for metric in metrics) and looks_cjk(references):
-        log.warn("SQuAD's scores count words between spaces; for Chinese give --lang zh or --metric cmrc")
+        log.warn("SQuAD's scores count words between spaces; for Chinese give --metric cmrc")
     japanese = "bleu" in metrics and not options.tokenize and primary(options.lang) == "ja"
     if japanese and tokenization("ja") == "char":
         log.warn("BLEU counts characters, as MeCab is not installed; run: pip install 'sacrebleu[ja]'")

@@ -150,6 +150,8 @@ def check_resume(saved: Recipe, now: Recipe) -> None:
         if any(key == free or key.startswith(free + ".") for free in FREE_AT_RESUME):
             continue
         old, new = before.get(key), after.get(key)
+        if {} in (old, new):  # the keys of the other are compared
+            continue
         left_open = new == "auto" and key.startswith("train.")
         left_open = left_open or (key in LEFT_OPEN and new == LEFT_OPEN[key])
         if old != new and not left_open:
@@ -160,10 +162,10 @@ def check_resume(saved: Recipe, now: Recipe) -> None:
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{"a": {"b": 1}}` → `{"a.b": 1}`."""
+    """`{"a": {"b": 1}}` → `{"a.b": 1}`; an empty mapping stays."""
     result: dict[str, Any] = {}
     for key, item in value.items():
-        if isinstance(item, Mapping):
+        if isinstance(item, Mapping) and item:
             result |= flatten(item, f"{prefix}{key}.")
         else:
             result[prefix + key] = item

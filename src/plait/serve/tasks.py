@@ -14,8 +14,8 @@ from plait.serve.problems import ApiError
 from plait.serve.requests import AnswersAsked, LabelsAsked, SearchAsked
 from plait.serve.worker import TURN, Stream
 from plait.tasks import answer as qa
-from plait.tasks.chat import converses
 from plait.tasks.classify import classify, label_ids, labels_of, question_of
+from plait.tasks.conversation import converses
 from plait.tasks.retrieve import Index
 from plait.tasks.task import Task, answer, check, find_task
 from plait.text.document import Document
@@ -217,9 +217,8 @@ def _each(documents: list[Document], prepare: Callable[[Document], Any]) -> list
 
 
 def _decoding(usual: BeamParams, asked: SearchAsked) -> BeamParams:
-    """The task's own decoding with what was asked for; `n` alone raises the beams to as many."""
-    given = asked.model_dump(include=set(BeamParams.model_fields), exclude_none=True)
-    fields: dict[str, Any] = usual.model_dump() | {"beams": max(usual.beams, asked.n or 1)} | given
+    """The task's own decoding with what was asked for."""
+    fields = usual.but_with(asked.model_dump(include=set(BeamParams.model_fields), exclude_none=True))
     if fields["n"] > fields["beams"]:
         message = f"n={fields['n']} is more than beams={fields['beams']}; lower n or raise beams"
         raise ApiError(message, param="n", code="invalid_value")

@@ -12,7 +12,7 @@ from plait.errors import ConfigError, InputError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.likelihood import BATCH, check, likelihoods
 from plait.infer.params import BeamParams
-from plait.tasks.chat import converses
+from plait.tasks.conversation import converses
 from plait.tasks.shorten import shortened
 from plait.tasks.task import Task, source_of, spoken_ids
 from plait.text.document import Document

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from plait import log
 from plait.data.pairs import beginning
 from plait.errors import PromptError
-from plait.tasks.chat import Message, fit_history
+from plait.tasks.conversation import Message, fit_history
 from plait.text.document import Document
 from plait.text.fitting import fitting
 

@@ -14,7 +14,7 @@ from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, Hypothesis, SamplingParams
 from plait.infer.search import BATCH, search, text_of
 from plait.tasks import TASKS
-from plait.tasks.chat import converses
+from plait.tasks.conversation import converses
 from plait.tasks.shorten import shortened
 from plait.text.document import Document
 
@@ -53,7 +53,7 @@ class Task:
         Raises:
             ConfigError: an impossible setting.
         """
-        return build(BeamParams, self.decoding.model_dump() | dict(given or {}), source=source)
+        return build(BeamParams, self.decoding.but_with(given or {}), source=source)
 
 
 def source_of(document: Document) -> str:
@@ -65,7 +65,8 @@ def source_of(document: Document) -> str:
     text = source_in(document) or document.text
     if not text.strip():
         raise InputError(
-            f"{document.id} holds {found_in(document)}; a source or text is needed, and may not be empty"
+            f"{document.id} holds {found_in(document)}; a source or text is needed, and may not be empty; "
+            "name its column with --field source=COLUMN"
         )
     return text
 
@@ -79,8 +80,8 @@ def target_of(document: Document) -> list[str]:
     target = target_in(document)
     if target is None or not target.strip():
         raise InputError(
-            f"{document.id} holds {found_in(document)}; a source and a target are needed to score it, "
-            "and may not be empty"
+            f"{document.id} holds {found_in(document)}; a source and a target are needed to score it, and "
+            "may not be empty; name the columns with --field source=COLUMN target=COLUMN"
         )
     return [target]
 
