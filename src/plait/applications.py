@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plait.errors import InputError
+from plait.errors import ConfigError, InputError
 from plait.infer.engine import Engine
+from plait.infer.params import BeamParams
 from plait.infer.search import BATCH
 from plait.recipes.answer import check_sources, index_of
 from plait.tasks import answer as qa
@@ -16,8 +17,8 @@ from plait.tasks import complete as completion
 from plait.tasks import conversation
 from plait.tasks.answer import Answer
 from plait.tasks.classify import Classification
+from plait.tasks.task import Task, check, find_task, room_of
 from plait.tasks.task import answer as best
-from plait.tasks.task import check, find_task, room_of
 from plait.text.document import Document
 from plait.text.records import to_document
 
@@ -83,7 +84,7 @@ def answer(
         raise InputError(f"there are {len(asked)} questions and {len(contexts)} contexts; give one for each")
     check_sources(context, documents, passages)
     index = index_of(documents) if documents else None
-    engine, params = _engine(model), qa.TASK.decoding_with(decoding, "answer")
+    engine, params = _engine(model), _best_of(qa.TASK, decoding)
     made = [
         qa.as_question(engine, document, params, context=context, index=index, passages=passages)
         for document, context in zip(asked, contexts)
@@ -139,7 +140,7 @@ def complete(
     records: list[dict[str, str]] = [{"prefix": text} for text in before]
     if after is not None:
         records = [{"prefix": text, "suffix": end} for text, end in zip(before, after)]
-    engine, params = _engine(model), completion.TASK.decoding_with(decoding, "complete")
+    engine, params = _engine(model), _best_of(completion.TASK, decoding)
     prompts = [
         completion.completion_prompt(engine, Document(f"text {number}", "", record))
         for number, record in enumerate(records, 1)
@@ -182,10 +183,17 @@ def _texts(
     name: str, model: Model, texts: Texts, truncate: bool, batch: int, decoding: Mapping[str, Any]
 ) -> list[str]:
     engine, task = _engine(model), find_task(name)
-    params = task.decoding_with(decoding, name)
+    params = _best_of(task, decoding)
     room = room_of(engine, params) if truncate else None
     prompts = check(engine, task, _documents(texts), room=room)
     return [some[0][0] if some else "" for some in best(engine, prompts, params, batch=batch)]
+
+
+def _best_of(task: Task, decoding: Mapping[str, Any]) -> BeamParams:
+    params = task.decoding_with(decoding, task.name)
+    if params.n > 1:
+        raise ConfigError(f"n={params.n} answers are more than the best one, which is given; leave n out")
+    return params
 
 
 def _engine(model: Model) -> Engine:

@@ -13,7 +13,8 @@ PlaitError                 exit code 2, no traceback on the command line
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from types import ModuleType
 
@@ -50,6 +51,17 @@ class BusyError(PlaitError):
 
 class TrainingError(PlaitError):
     """A training run that cannot go on."""
+
+
+@contextmanager
+def about(place: str) -> Iterator[None]:
+    """Let errors of what a record holds begin with its id."""
+    try:
+        yield
+    except (InputError, ModelError) as error:
+        if str(error).startswith(place):
+            raise
+        raise type(error)(f"{place}: {error}") from None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -74,6 +74,13 @@ def test_cmrc_by_hand():
     assert (em.value, f1.value) == (100.0, 100.0)
 
 
+def test_cmrc_counts_nothing_in_common_as_nothing():
+    em, f1 = cmrc(hypotheses=["。"], references=[["，"]])
+    assert (em.value, f1.value) == (100, 0)  # as the official script has it
+    em, f1 = cmrc(hypotheses=["", "有"], references=[["", ""]])
+    assert (em.value, f1.value) == (50, 50)  # no answer is the right one
+
+
 def test_cmrc_gives_full_marks_to_the_references_of_the_trial_set(shared_data):
     with gunzip(shared_data / "cmrc2018" / "cmrc2018_trial.json.gz", "rt", encoding="utf-8") as file:
         articles = json.load(file)["data"]

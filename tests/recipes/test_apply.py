@@ -166,6 +166,9 @@ def test_records_become_records_with_scores(tiny_pairs, tmp_path):
     translate(tiny_pairs, input=table, output=lines)
     one, two = expected(tiny_pairs, ["one", "two words"])
     assert lines.read_text(encoding="utf-8").split("\n") == [one, "", "", two, "", ""]
+    path.write_text('{"source": "one"}\n\n{"source": "two words"}\n', encoding="utf-8")
+    translate(tiny_pairs, input=path, output=tmp_path / "blank.txt")
+    assert (tmp_path / "blank.txt").read_text(encoding="utf-8").split("\n") == [one, "", two, ""]
 
 
 def test_fewer_answers_than_asked_for_leave_no_gap(tiny_pairs, tmp_path, monkeypatch):
@@ -200,6 +203,9 @@ def test_mistakes_are_one_line_and_found_before_any_work(
     refused(PromptError, r"long.txt#3: source \(49 tokens\) is more than the model's context of 48",
             input=long, output=out)  # fmt: skip
     refused(InputError, "empty.txt is empty; give a file with text in it", input=empty, output=out)
+    for name, kind in (("out.csv", "csv"), ("out.txt.gz", "gz"), ("out.JSONL", "jsonl")):
+        refused(InputError, f"written as .jsonl or as plain lines, not as .{kind}",
+                input=lines, output=tmp_path / name)  # fmt: skip
     refused(InputError, "'nowhere.txt' does not exist", input="nowhere.txt", output=out)
     refused(InputError, "give either a text or --input FILE", "a", input=lines)
     refused(InputError, "--output keeps the answers to --input FILE", "a", output=out)

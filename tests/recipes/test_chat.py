@@ -123,5 +123,8 @@ def test_history_is_trimmed_by_whole_turns():
     later = [*first, system, *last]  # what is said in between stays there
     assert fit_history(later, size, 15) == later
     assert fit_history(later, size, 14) == [system, *last]
+    many, sizes = [message("user", "w")] * 1000, []
+    assert len(fit_history(many, lambda some: sizes.append(0) or size(some), 30)) < 1000
+    assert len(sizes) < 30  # and not one for each that is forgotten
     with pytest.raises(PromptError, match="the message takes 5 tokens, more than the 4 there is room for"):
         fit_history(whole, size, 4)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from plait.errors import ConfigError, InputError, ModelError
 from plait.eval.options import Options
+from plait.infer.params import Hypothesis
 from plait.recipes import evaluate_task
 from plait.recipes.apply import apply_task
 from plait.recipes.evaluate import evaluate
@@ -36,7 +38,7 @@ def says(monkeypatch):
     def set_to(answers: list[str]) -> list[str]:
         def answer(engine, prompts, decoding, **options):
             asked.extend(engine.tokenizer.decode(prompt, skip_special=True) for prompt in prompts)
-            return [[(text, None)] for text in answers]
+            return [[(text, Hypothesis([], 0.0, [], "stop" if text else "length"))] for text in answers]
 
         monkeypatch.setattr(evaluate_task, "answer", answer)
         return asked
@@ -75,6 +77,15 @@ def test_right_answers_score_best_and_the_language_is_used(tiny_pairs, two_files
     assert rows(scores) == pytest.approx({"bleu": 100, "chrf": 100})
     assert "tok:zh" in scores[0].signature
     assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["results"][0]["task"] == "translate"
+
+
+def test_answers_without_an_end_are_told(tiny_pairs, two_files, says, tmp_path, capsys):
+    says(["", TARGETS[1], ""])
+    evaluate(tiny_pairs, task="translate", data=two_files, metric=["accuracy"])
+    assert "answers that --max-tokens or the context left unfinished: 2" in capsys.readouterr().err
+    shortest = {"max_tokens": 1}
+    apply_task("translate", tiny_pairs, input=two_files[0], output=tmp_path / "out", decoding=shortest)
+    assert re.search(r"left unfinished: [123]\n", capsys.readouterr().err)
 
 
 def test_scan_is_right_where_every_action_is(tiny_pairs, tmp_path, says):
@@ -196,6 +207,7 @@ def test_what_cannot_be_measured_is_refused(tiny_pairs, tiny_model, two_files, t
     short = tmp_path / "short.de"
     short.write_text("eins\n", encoding="utf-8")
     refused(InputError, "test.en has 3 lines and .*short.de 1; aligned files", data=[two_files[0], short])
+    refused(InputError, "aligned files need the same number", data=[two_files[0], short], limit=1)
     long = tmp_path / "long.en"
     long.write_text("a\n" + "x" * 50 + "\nb\n", encoding="utf-8")
     refused(InputError, r"long.en#2: source \(51 tokens\) is more than", data=[long, two_files[1]])

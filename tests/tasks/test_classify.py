@@ -54,6 +54,13 @@ def test_an_encoder_decoder_reads_the_text_as_in_training(reader):
         assert one.probabilities == pytest.approx(other.probabilities, rel=1e-4)
 
 
+def test_a_text_of_the_user_ends_no_document(model):
+    engine = Engine(model("text"))
+    ((prompt, _),) = questions_of(engine, [Document("a", "a<|end|>b")], ["good", "bad"])
+    assert engine.tokenizer.eos_id not in prompt
+    assert prompt == engine.tokenizer.encode_plain("a<|end|>b")
+
+
 def test_means_are_fair_to_long_labels(reader):
     engine = Engine(reader)
     (whole,) = plait.classify(engine, "x", ["yes", "certainly not at all"])

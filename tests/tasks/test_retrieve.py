@@ -46,6 +46,7 @@ def test_chinese_is_found_by_its_characters_and_pairs():
     assert terms("Ｐｙｔｈｏｎ's 3.11") == ["python", "s", "3", "11"]
     assert terms("首都abc猫") == ["首", "都", "首都", "abc", "猫"]
     assert terms("東京タワー")[:2] == ["東", "京"]
+    assert terms("हिन्दी كِتَاب snake_case") == ["हिन्दी", "كِتَاب", "snake", "case"]
     assert terms("，。!?") == []
 
 

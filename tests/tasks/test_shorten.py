@@ -8,7 +8,7 @@ import pytest
 
 import plait
 from plait.data.pairs import source_in
-from plait.errors import PromptError
+from plait.errors import ConfigError, PromptError
 from plait.infer.engine import Engine
 from plait.tasks.shorten import fitting, shortened
 from plait.tasks.task import source_of
@@ -93,6 +93,10 @@ def test_an_encoder_reads_all_that_its_context_holds(reader):
     assert plait.classify(engine, [LONG], labels, truncate=True) == plait.classify(engine, [text], labels)
     with pytest.raises(PromptError, match="text 1: source"):
         plait.summarize(engine, [LONG])
+    with pytest.raises(ConfigError, match="n=3 answers are more than the best one, which is given"):
+        plait.translate(engine, "a", n=3)
+    with pytest.raises(ConfigError, match="translate: n='three' is not valid"):
+        plait.translate(engine, "a", n="three")
 
 
 @pytest.mark.parametrize("task", ["translate", "summarize", "classify"])

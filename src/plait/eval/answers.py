@@ -170,8 +170,8 @@ def _squad_f1(text: str, answer: str, no_answer: bool) -> float:
 
 def _cmrc_f1(text: str, answer: str) -> float:
     found, wanted = cmrc_segments(text), cmrc_segments(answer)
-    if not (found or wanted):
-        return 1.0
+    if not answer:  # no answer is the right one
+        return float(not found)
     return _f1(longest_common(wanted, found), len(found), len(wanted))
 
 

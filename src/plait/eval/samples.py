@@ -124,7 +124,7 @@ def _rows(source: Source, field: str | None = None) -> Iterator[Row]:
         raise InputError(f"{where} cannot be used: {reason}")
 
     if source.kind in (".csv", ".tsv"):
-        return table_rows(source, {"text": int(field)} if field and field.isdecimal() else None)
+        return table_rows(source, {"text": int(field)} if field and field.isdecimal() else None, refuse)
     if source.kind == ".parquet":  # tells only of columns that it leaves out
         return parquet_rows(source, lambda where, reason: None)
     reader: Callable[..., Iterator[Row]] = json_file if source.kind == ".json" else json_lines

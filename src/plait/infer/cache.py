@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -82,6 +83,12 @@ class KVCache:
             self._of_memory = {
                 layer: (keys[index], values[index]) for layer, (keys, values) in self._of_memory.items()
             }
+
+    def selected(self, rows: Sequence[int]) -> KVCache:
+        """A cache of `rows`, as `select` has it; this one stays."""
+        other = copy(self)
+        other.select(rows)
+        return other
 
     def _grow(self, capacity: int) -> None:
         for layer, (keys, values) in self._layers.items():

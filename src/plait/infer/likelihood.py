@@ -39,7 +39,7 @@ def likelihoods(
     Args:
         prompts: what the decoder continues, or the sources of an encoder-decoder.
         targets: of each prompt, the answers to compare, at least one token each.
-        batch: targets at a time, and at least those of one prompt; changes the speed, not the result.
+        batch: targets at a time; changes the speed, not the result.
         advance: told how many prompts more are done.
 
     Raises:
@@ -50,7 +50,7 @@ def likelihoods(
         check(engine, prompt, some)
     found: dict[int, list[Likelihood]] = {}
     for numbers in _groups(prompts, targets, batch):
-        totals = _together(engine, [prompts[at] for at in numbers], [targets[at] for at in numbers])
+        totals = _together(engine, [prompts[at] for at in numbers], [targets[at] for at in numbers], batch)
         found |= zip(numbers, totals)
         advance(len(numbers))
     return [found[number] for number in range(len(prompts))]
@@ -90,27 +90,33 @@ def _groups(
 
 
 def _together(
-    engine: Engine, prompts: Sequence[Tokens], targets: Sequence[Sequence[Tokens]]
+    engine: Engine, prompts: Sequence[Tokens], targets: Sequence[Sequence[Tokens]], batch: int
 ) -> list[list[Likelihood]]:
     answers = [answer for some in targets for answer in some]
     owners = [row for row, some in enumerate(targets) for _ in some]
     cache = KVCache(len(prompts), capacity=max(map(len, prompts)) + 64, device=engine.device)
     logits = engine.prefill(prompts, cache)
-    begins = torch.tensor([answer[0] for answer in answers], device=engine.device)
-    totals, greedy = _of_places(logits[owners], begins)
-    if max(map(len, answers)) > 1:
-        cache.select(owners)
-        rest, also = _of_the_rest(engine, answers, cache)
-        totals, greedy = totals + rest, greedy & also
-    refuse_nan(totals, engine.dtype)
-    found = iter([Likelihood(*pair) for pair in zip(totals.tolist(), greedy.tolist())])
+    made: list[Likelihood] = []
+    for at in range(0, len(answers), batch):  # one prompt may have more of them
+        some, rows = answers[at : at + batch], owners[at : at + batch]
+        begins = torch.tensor([answer[0] for answer in some], device=engine.device)
+        totals, greedy = _of_places(logits[rows], begins)
+        if max(map(len, some)) > 1:
+            rest, also = _of_the_rest(engine, some, cache.selected(rows))
+            totals, greedy = totals + rest, greedy & also
+        refuse_nan(totals, engine.dtype)
+        made += [Likelihood(*pair) for pair in zip(totals.tolist(), greedy.tolist())]
+    found = iter(made)
     return [[next(found) for _ in some] for some in targets]
 
 
 def _of_places(logits: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Of tokens `wanted` `[places]`: their log-probabilities, and whether each is the most probable."""
-    chosen = log_softmax(logits).gather(-1, wanted[:, None]).squeeze(-1).double()
-    return chosen, logits.argmax(-1) == wanted
+    """Of tokens `wanted` `[places]`: their log-probabilities, and whether each is the most probable.
+
+    On the CPU, as some accelerators know no float64.
+    """
+    chosen = log_softmax(logits).gather(-1, wanted[:, None]).squeeze(-1)
+    return chosen.cpu().double(), (logits.argmax(-1) == wanted).cpu()
 
 
 def _of_the_rest(engine: Engine, answers: Sequence[Tokens], cache: KVCache) -> tuple[Tensor, Tensor]:
@@ -122,15 +128,16 @@ def _of_the_rest(engine: Engine, answers: Sequence[Tokens], cache: KVCache) -> t
         size = len(answer) - 1
         tokens[row, :size], follow[row, :size] = torch.tensor(answer[:-1]), torch.tensor(answer[1:])
         held[row, :size] = True
-    tokens, follow, held = (part.to(engine.device) for part in (tokens, follow, held))
+    there = held.to(engine.device)
     places = cache.next_positions() + torch.arange(shape[1], device=engine.device)
-    positions = places.masked_fill(~held, -1)
-    hidden = engine.model.hidden(tokens, positions=positions, cache=cache, memory=cache.memory)
+    hidden = engine.model.hidden(
+        tokens.to(engine.device), positions=places.masked_fill(~there, -1), cache=cache, memory=cache.memory
+    )
+    wanted = follow[held].to(engine.device)
     parts = [
-        _of_places(head(engine.model, states), wanted)
-        for states, wanted in zip(hidden[held].split(HEAD_PLACES), follow[held].split(HEAD_PLACES))
+        _of_places(head(engine.model, states), some)
+        for states, some in zip(hidden[there].split(HEAD_PLACES), wanted.split(HEAD_PLACES))
     ]
-    logprobs = torch.zeros(shape, dtype=torch.double, device=engine.device)
-    best = torch.ones(shape, dtype=torch.bool, device=engine.device)
+    logprobs, best = torch.zeros(shape, dtype=torch.double), torch.ones(shape, dtype=torch.bool)
     logprobs[held], best[held] = (torch.cat(each) for each in zip(*parts))
     return logprobs.sum(1), best.all(1)

@@ -142,8 +142,9 @@ class BeamParams(Config):
 
     def but_with(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Its fields but for those given; `n` alone raises the beams to as many."""
-        usual = self.model_dump()
-        return usual | {"beams": max(usual["beams"], given.get("n") or 1)} | dict(given)
+        n = given.get("n")
+        beams = max(self.beams, n) if isinstance(n, int) else self.beams  # what is no number, `build` refuses
+        return self.model_dump() | {"beams": beams} | dict(given)
 
     def describe(self) -> str:
         """The number of beams and every setting that differs from its default."""

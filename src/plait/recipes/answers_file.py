@@ -15,7 +15,7 @@ from plait.data.pairs import holds_records as named_as_records
 from plait.errors import InputError
 from plait.text.document import Document
 from plait.text.encoding import lines_of
-from plait.text.sources import EMPTY, STDIN, Skip, find_sources
+from plait.text.sources import BLANK, EMPTY, STDIN, Skip, find_sources, piped_records
 from plait.text.tables import text_of
 
 LINE_START = b'{"id": '  # of every line that is written
@@ -107,7 +107,7 @@ def read_lines(input: str | Path, fields: Mapping[str, str | int] | None = None)
         empty: list[Document] = []
 
         def on_skip(where: str, reason: str) -> None:
-            if reason != EMPTY:
+            if reason not in (EMPTY, BLANK):
                 _refuse(where, reason)
             empty.append(Document(where, ""))
 
@@ -125,13 +125,14 @@ def read_lines(input: str | Path, fields: Mapping[str, str | int] | None = None)
 def holds_records(input: str | Path) -> bool:
     """Whether a file is read as records, by its name; standard input by how it begins."""
     if str(input) in ("-", STDIN):
-        return sys.stdin.buffer.peek(1)[:1] == b"{"  # type: ignore[attr-defined]
+        return piped_records()
     return named_as_records(input)
 
 
 def _refuse(where: str, reason: str) -> None:
     # answers stand in the order of the prompts: none may be passed over
-    raise InputError(f"{where}: {reason}; mend or remove this prompt")
+    if reason != BLANK:
+        raise InputError(f"{where}: {reason}; mend or remove this prompt")
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,10 @@ from plait.data.pairs import nothing_to_read
 from plait.errors import ConfigError, InputError, PromptError
 from plait.files import write_text
 from plait.infer.params import BeamParams, check_batch
-from plait.log import say
+from plait.log import say, warn
 from plait.recipes.answers_file import SKIPPED, Made, check_files, read_lines, write_answers
 from plait.text.document import Document
+from plait.text.sources import COMPRESSED, RECORDS
 
 if TYPE_CHECKING:
     from plait.infer.engine import Engine
@@ -92,9 +93,12 @@ def read_request(
     if fields and input is None:
         raise InputError("--field names columns of --input FILE; name that file too")
     check_batch(batch)
-    if output is not None and Path(output).suffix != ".jsonl" and Path(output).exists():
-        raise InputError(f"{output} is there already; name another --output, or remove it")
     check_files(input, output)
+    if output is not None and Path(output).suffix != ".jsonl":
+        if (kind := Path(output).suffix.lower()) in (*RECORDS, *COMPRESSED):
+            raise InputError(f"{output}: answers are written as .jsonl or as plain lines, not as {kind}")
+        if Path(output).exists():
+            raise InputError(f"{output} is there already; name another --output, or remove it")
     documents = list(read_lines(input, fields)) if input is not None else []
     return Request(text, input, output, batch, documents)
 
@@ -206,6 +210,13 @@ def shown(rows: Made) -> str:
     return "\n".join(f"{row['score']:.4f}\t{row['completion']}" for row in rows)
 
 
+def tell_unfinished(reasons: Iterable[str | None]) -> None:
+    """Say how many answers ended for want of room, by why each of them ended."""
+    count = sum(reason == "length" for reason in reasons)
+    if count:
+        warn(f"answers that --max-tokens or the context left unfinished: {count:,}")
+
+
 def made_with(engine: Engine, settings: str) -> str:
     """What answers depend on, for each line of their file."""
     return f"model:{engine.version}|dtype:{engine.dtype}|{settings}"
@@ -254,6 +265,8 @@ def _file(request: Request, application: Application) -> None:
     )  # fmt: skip
     if plain:
         made = [json.loads(line) for line in rows.read_text("utf-8").split("\n")[:-1]]
+        if application.name != "complete":  # a text may go on for ever
+            tell_unfinished(row.get("finish_reason") for row in made)
         write_text(target, "".join(_line(application, row) + "\n" for row in made))
         rows.unlink()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from plait import log
 from plait.config import build
-from plait.errors import InputError, PromptError, did_you_mean
+from plait.errors import InputError, about, did_you_mean
 from plait.infer.params import SamplingParams
 from plait.recipes.answers_file import Made
 from plait.recipes.apply import Application, made_with, read_request, respond
@@ -77,10 +77,8 @@ def _application(engine: Engine, system: str | None, params: SamplingParams, bat
     def check(documents: Sequence[Document]) -> list[list[int]]:
         prompts = []
         for document in documents:
-            try:
+            with about(document.id):
                 prompts.append(prompt_of(engine, messages_of(document, system), params)[1])
-            except PromptError as error:
-                raise PromptError(f"{document.id}: {error}") from None
         return prompts
 
     def answer(prompts: list[list[int]]) -> list[Made]:

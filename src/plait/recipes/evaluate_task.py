@@ -16,7 +16,7 @@ from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
 from plait.infer.search import BATCH
 from plait.recipes.answer import tell_cut
-from plait.recipes.apply import made_with, with_remedy
+from plait.recipes.apply import made_with, tell_unfinished, with_remedy
 from plait.recipes.evaluate_outputs import PLAIN, Paths, advise
 from plait.recipes.questions import read_questions
 from plait.tasks import answer as qa
@@ -123,6 +123,7 @@ def evaluate_task(
     with log.progress(f"{task.name}: answers", len(questions)) as bar:
         found = answer(engine, prompts, decoding, batch=batch, advance=bar.advance)
     hypotheses = [best[0][0] if best else "" for best in found]
+    tell_unfinished(best[0][1].finish_reason for best in found if best)
     scores = _scores(task, questions, metrics or task.metrics, options, hypotheses, references)
     return _made(scores, task, engine, decoding.describe()), hypotheses
 

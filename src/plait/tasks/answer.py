@@ -9,12 +9,12 @@ from pathlib import PurePath
 
 from plait.data.notice import answer_elsewhere
 from plait.data.pairs import found_in, source_in, target_in
-from plait.errors import InputError, PromptError
+from plait.errors import InputError, about
 from plait.eval.language import primary
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, SamplingParams
 from plait.tasks.retrieve import Index, Passage
-from plait.tasks.task import Task, prompt_of, room_of
+from plait.tasks.task import Task, prompt_of, refuse_unlearned, room_of
 from plait.text.document import Document
 from plait.text.fitting import fitting
 
@@ -131,7 +131,9 @@ def as_question(
 
     Raises:
         InputError: a question that is empty, or does not fit even without a context.
+        ModelError: a model that has learned neither pairs nor conversations.
     """
+    refuse_unlearned(engine, TASK)
     question_of(document)
     document = asked(document, context)
     room = room_of(engine, decoding)
@@ -166,11 +168,9 @@ def _question(
     engine: Engine, document: Document, context: str, passages: list[Passage], *, cut: bool
 ) -> Question:
     document = replace(document, record=document.record | {"context": context})
-    try:
+    with about(document.id):
         prompt = prompt_of(engine, TASK, document)
         engine.check(prompt, SamplingParams(max_tokens=1))
-    except PromptError as error:
-        raise PromptError(f"{document.id}: {error}") from None
     return Question(document, prompt, passages, cut)
 
 

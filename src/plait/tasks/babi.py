@@ -8,7 +8,9 @@ from plait.text.document import Document
 def task_number(document: Document) -> str | None:
     """`task 08`, where the file's name says so."""
     number = document.record.get("task")
-    return None if number is None else f"task {number:02d}"
+    if number is None:
+        return None
+    return f"task {number:02d}" if isinstance(number, int) else f"task {number}"
 
 
 TASK = Task(

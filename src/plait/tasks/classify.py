@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from plait.data.pairs import found_in, target_in
-from plait.errors import ConfigError, InputError, PromptError
+from plait.errors import ConfigError, InputError, about
 from plait.infer.engine import Engine
 from plait.infer.likelihood import BATCH, check, likelihoods
 from plait.infer.params import BeamParams
@@ -104,18 +104,17 @@ def question_of(engine: Engine, document: Document, answers: list[list[int]]) ->
     Raises:
         PromptError: a text that does not fit the model's context, by its id.
     """
-    try:
+    with about(document.id):
         prompt = _prompt_of(engine, document)
         check(engine, prompt, answers)
-    except PromptError as error:
-        raise PromptError(f"{document.id}: {error}") from None
     return prompt, answers
 
 
 def _prompt_of(engine: Engine, document: Document) -> list[int]:
-    text = source_of(document)
-    if engine.encodes or _continues(engine):
-        return engine.encode(text)
+    if engine.encodes:
+        return engine.encode(source_of(document))
+    if _continues(engine):
+        return [*engine.tokenizer.around()[0], *engine.tokenizer.encode_plain(source_of(document))]
     return spoken_ids(engine, document, source_of)
 
 

@@ -10,6 +10,7 @@ from plait.errors import InputError, ModelError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.params import SamplingParams
 from plait.text.document import Document
+from plait.text.fitting import fitting
 
 Message = dict[str, str]  # role and content
 DECODING = {"temperature": 0.7}  # where the user asks for nothing else
@@ -34,11 +35,13 @@ def fit_history(
         if message["role"] == "user" or (message["role"] == "assistant" and not last):
             last += 1
         turns.append(None if message["role"] == "system" else last)
-    for first in range(1, max(last, 1) + 1):
-        kept = [message for message, turn in zip(messages, turns) if turn is None or turn >= first]
-        taken = size(kept)
-        if taken <= room:
-            return kept
+
+    def latest(count: int) -> list[Message]:
+        return [message for message, turn in zip(messages, turns) if turn is None or turn > last - count]
+
+    if count := fitting(lambda count: size(latest(count)) <= room, max(last, 1)):
+        return latest(count)
+    taken = size(latest(1))
     raise PromptError(f"the message takes {taken} tokens, more than the {room} there is room for; shorten it")
 
 

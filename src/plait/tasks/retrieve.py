@@ -22,7 +22,7 @@ SENTENCE_END = re.compile(
     r"|(?:(?<=[。！？；…])|(?<=[。！？…][”’」』）]))(?![。！？；…”’」』）])"
     r"|\n"
 )
-RUNS = re.compile(rf"[{CJK}]+|[^\W_{CJK}]+")
+RUNS = re.compile(rf"[{CJK}]+|[^\s{CJK}]+")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def _sentences(paragraph: str, size: int) -> Iterator[str]:
 def terms(text: str) -> list[str]:
     """What a text is found by: words without case, and of Chinese and Japanese each character and pair."""
     found = []
-    for run in RUNS.findall(unicodedata.normalize("NFKC", text).casefold()):
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = "".join(part if unicodedata.category(part)[0] in "LMN" else " " for part in folded)
+    for run in RUNS.findall(words):
         if re.match(rf"[{CJK}]", run):
             found += [*run, *(first + second for first, second in pairwise(run))]
         else:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from plait import log
 from plait.data.pairs import beginning
-from plait.errors import PromptError
+from plait.errors import about
 from plait.tasks.conversation import Message, fit_history
 from plait.text.document import Document
 from plait.text.fitting import fitting
@@ -35,10 +35,8 @@ def shortened(
             return document
         cut.append(document.id)
         if messages := document.record.get("messages"):
-            try:
+            with about(document.id):
                 return _with(document, fit_history(messages, lambda some: size(_with(document, some)), room))
-            except PromptError as error:
-                raise PromptError(f"{document.id}: {error}") from None
         text = source(document)
         if not document.record.get("context"):
             text = text.lstrip()  # a beginning of blanks alone would be no text

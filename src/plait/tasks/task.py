@@ -9,7 +9,7 @@ from typing import Any
 
 from plait.config import build
 from plait.data.pairs import found_in, source_in, target_in
-from plait.errors import ConfigError, InputError, ModelError, PromptError, did_you_mean
+from plait.errors import ConfigError, InputError, ModelError, about, did_you_mean
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, Hypothesis, SamplingParams
 from plait.infer.search import BATCH, search, text_of
@@ -86,19 +86,19 @@ def target_of(document: Document) -> list[str]:
     return [target]
 
 
-def prompt_of(engine: Engine, task: Task, document: Document) -> list[int]:
-    """A record as the model reads it: a source, or what a user says in a conversation.
-
-    Raises:
-        ModelError: a model that has learned neither.
-    """
-    if engine.encodes:
-        return engine.encode(task.source(document))
-    if not converses(engine):
+def refuse_unlearned(engine: Engine, task: Task) -> None:
+    """Raises ModelError where a model has learned neither pairs nor conversations."""
+    if not (engine.encodes or converses(engine)):
         raise ModelError(
             f"{engine.name} is a decoder that continues text; `{task.name}` needs a model trained on "
             "pairs or on conversations"
         )
+
+
+def prompt_of(engine: Engine, task: Task, document: Document) -> list[int]:
+    """A record as the model reads it: a source, or what a user says in a conversation."""
+    if engine.encodes:
+        return engine.encode(task.source(document))
     return spoken_ids(engine, document, task.source)
 
 
@@ -123,17 +123,17 @@ def check(
         room: cut texts to what makes a prompt of so many tokens; None: refuse those that do not fit.
 
     Raises:
-        PromptError: a record that does not fit the model's context, by its id.
+        ModelError: a model that has learned neither pairs nor conversations.
+        InputError: a record that cannot be read, or does not fit the model's context, by its id.
     """
+    refuse_unlearned(engine, task)
     if room is not None:
         documents = shortened(documents, task.source, lambda one: len(prompt_of(engine, task, one)), room)
     prompts = []
     for document in documents:
-        try:
+        with about(document.id):
             prompts.append(prompt_of(engine, task, document))
             engine.check(prompts[-1], SamplingParams(max_tokens=1))
-        except PromptError as error:
-            raise PromptError(f"{document.id}: {error}") from None
     return prompts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -16,7 +15,7 @@ from plait.text.document import Document
 from plait.text.encoding import lines_of
 from plait.text.hub import hub_rows
 from plait.text.records import Fields, to_document
-from plait.text.sources import EMPTY, RECORDS, Skip, Source, find_sources, leave_aside
+from plait.text.sources import EMPTY, RECORDS, Skip, Source, find_sources, leave_aside, piped_records
 from plait.text.tables import OnBytes, Row, json_file, json_lines, parquet_rows, table_rows, text_of
 
 LINE_LAYOUTS = {"scan": layouts.scan, "babi": layouts.babi, "dialog-babi": layouts.dialog_babi}
@@ -102,7 +101,7 @@ def _one(
         yield from _records(source, hub_rows(source.name, on_skip), format, fields, on_skip)
     elif format in LINE_LAYOUTS:
         yield from LINE_LAYOUTS[format](lines_of(text_of(source, on_bytes)), source.name)
-    elif format in TEXT_FORMATS or (format == "auto" and source.kind not in RECORDS and not _piped(source)):
+    elif format in TEXT_FORMATS or (format == "auto" and not _holds_records(source)):
         yield from _text(source, format, fields, on_bytes)
     else:
         if format == "tsv":
@@ -111,14 +110,13 @@ def _one(
         yield from _records(source, _rows(source, fields, on_skip, on_bytes), format, fields, on_skip)
 
 
-def _piped(source: Source) -> bool:
-    """Whether standard input holds JSON Lines: a pipe has no extension, so its first byte decides."""
-    return source.name == "-" and sys.stdin.buffer.peek(1)[:1] == b"{"  # type: ignore[attr-defined]
+def _holds_records(source: Source) -> bool:
+    return piped_records() if source.name == "-" else source.kind in RECORDS
 
 
 def _rows(source: Source, fields: Fields | None, on_skip: Skip, on_bytes: OnBytes) -> Iterator[Row]:
     if source.kind in (".csv", ".tsv"):
-        return table_rows(source, fields, on_bytes)
+        return table_rows(source, fields, on_skip, on_bytes)
     if source.kind == ".parquet":
         return parquet_rows(source, on_skip, on_bytes)
     reader: Callable[..., Iterator[Row]] = json_file if source.kind == ".json" else json_lines

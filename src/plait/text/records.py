@@ -105,19 +105,34 @@ def _answers(value: Any, place: str) -> list[str]:
     raise InputError(f"{place}: 'answers' must be text, a list of texts or SQuAD's form, not {_short(value)}")
 
 
-def squad_rows(value: Any) -> Iterator[dict[str, Any]] | None:
-    """The questions of a parsed file in SQuAD's nested layout, or None where it is not one."""
+def squad_rows(value: Any, file: str) -> Iterator[dict[str, Any]] | None:
+    """The questions of a parsed file in SQuAD's nested layout, or None where it is not one.
+
+    Raises:
+        InputError: as the rows are read, an article, paragraph or question that is no object.
+    """
     articles = value.get("data") if isinstance(value, Mapping) else None
     if not isinstance(articles, list) or not articles or not isinstance(articles[0], Mapping):
         return None
     if not isinstance(articles[0].get("paragraphs"), list):
         return None
     return (
-        {"title": article.get("title"), "context": paragraph.get("context")} | question
-        for article in articles
-        for paragraph in article.get("paragraphs", [])
-        for question in paragraph.get("qas", [])
+        {"title": article.get("title"), "context": paragraph.get("context")} | dict(question)
+        for article in _objects(value, "data", file)
+        for paragraph in _objects(article, "paragraphs", file)
+        for question in _objects(paragraph, "qas", file)
     )
+
+
+def _objects(parent: Mapping[str, Any], name: str, file: str) -> list[Mapping[str, Any]]:
+    """The list of objects that a field of SQuAD's layout is; a missing one has none."""
+    found = parent.get(name, [])
+    if not isinstance(found, list):
+        raise InputError(f"{file}: {name!r} of SQuAD's layout must be a list, not {_short(found)}")
+    for number, item in enumerate(found):
+        if not isinstance(item, Mapping):
+            raise InputError(f"{file}: {name}[{number}] of SQuAD's layout is no object: {_short(item)}")
+    return found
 
 
 def plain(value: Any) -> Any:

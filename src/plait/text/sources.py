@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
 import os
@@ -22,7 +23,7 @@ CHUNK = 1 << 20
 STDIN = "/dev/stdin"  # how the command line spells `-`, which would look like an option
 
 Skip = Callable[[str, str], None]  # (where, reason)
-EMPTY = "empty text"  # why a record is passed over
+EMPTY, BLANK = "empty text", "blank line"  # why a record, or the place of one, is passed over
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,12 @@ class Source:
     def size(self) -> int:
         """Bytes on disk; 0 where unknown."""
         return 0 if self.name == "-" or self.name.startswith("hf://") else Path(self.name).stat().st_size
+
+
+def piped_records() -> bool:
+    """Whether standard input holds JSON Lines: a pipe has no extension, so its first character decides."""
+    begin: bytes = sys.stdin.buffer.peek(1)  # type: ignore[attr-defined]
+    return begin.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{"
 
 
 def find_sources(inputs: str | Path | Sequence[str | Path], on_skip: Skip) -> list[Source]:

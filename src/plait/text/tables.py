@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from plait.errors import InputError, need
 from plait.text.encoding import decoded, lines_of
 from plait.text.records import Fields, plain, squad_rows
-from plait.text.sources import Skip, Source, read_bytes
+from plait.text.sources import BLANK, Skip, Source, read_bytes
 
 Row = tuple[int, str, dict[Any, Any]]
 OnBytes = Callable[[int], None] | None
+Line = TypeVar("Line", str, list[str])
 
 
 def text_of(source: Source, on_bytes: OnBytes = None) -> Iterator[str]:
@@ -33,10 +34,9 @@ def text_of(source: Source, on_bytes: OnBytes = None) -> Iterator[str]:
 
 
 def json_lines(source: Source, on_skip: Skip, on_bytes: OnBytes = None) -> Iterator[Row]:
-    """One JSON object a line; blank lines are passed over."""
-    for number, line in enumerate(lines_of(text_of(source, on_bytes)), 1):
-        if not line.strip():
-            continue
+    """One JSON object a line."""
+    lines = enumerate(map(str.strip, lines_of(text_of(source, on_bytes))), 1)
+    for number, line in _but_blank(lines, source.name, on_skip):
         place = f"{source.name}:{number}"
         row = _parse(line, place)
         if not isinstance(row, dict):
@@ -51,7 +51,7 @@ def json_file(source: Source, on_skip: Skip, on_bytes: OnBytes = None) -> Iterat
     """A list of objects, `{"data": [...]}`, SQuAD's nested layout, or one object."""
     text = "".join(text_of(source, on_bytes))
     value = _parse(text, source.name)
-    rows = squad_rows(value)
+    rows = squad_rows(value, source.name)
     if rows is None:
         data = value.get("data") if isinstance(value, dict) else None
         rows = data if isinstance(data, list) else value if isinstance(value, list) else [value]
@@ -84,21 +84,37 @@ def _lone_surrogate(row: dict[str, Any]) -> bool:
     return False
 
 
-def table_rows(source: Source, fields: Fields | None, on_bytes: OnBytes = None) -> Iterator[Row]:
+def _but_blank(lines: Iterable[tuple[int, Line]], name: str, on_skip: Skip) -> Iterator[tuple[int, Line]]:
+    """Numbered lines without blank ones, which are told unless they end the file: others may count them."""
+    blank: list[int] = []
+    for number, line in lines:
+        if not line:
+            blank.append(number)
+            continue
+        for at in blank:
+            on_skip(f"{name}:{at}", BLANK)
+        blank.clear()
+        yield number, line
+
+
+def table_rows(
+    source: Source, fields: Fields | None, on_skip: Skip, on_bytes: OnBytes = None
+) -> Iterator[Row]:
     """Rows of a CSV (RFC 4180) or TSV (never quoted, as IANA registered it) file.
 
-    Columns are named by the first row, or numbered from 0 where `fields` holds integers.
+    Columns are named by the first row, or numbered from 0 where `fields` holds integers. In a table of one
+    column a blank line is an empty cell.
     """
     columns: Sequence[Any] | None = None
-    numbered = any(isinstance(column, int) for column in (fields or {}).values())
-    number = 0
-    for line, cells in _cells(source, on_bytes):
-        if not numbered and columns is None:
-            columns = [name.strip() for name in cells]
-            if twice := next((name for name in columns if columns.count(name) > 1), None):
-                raise InputError(f"{source.name}:{line} names the column {twice!r} twice; rename one of them")
-            continue
-        number += 1
+    rows = _cells(source, on_bytes)
+    if not any(isinstance(column, int) for column in (fields or {}).values()):
+        line, names = next((row for row in rows if row[1]), (1, []))
+        columns = [name.strip() for name in names]
+        if twice := next((name for name in columns if columns.count(name) > 1), None):
+            raise InputError(f"{source.name}:{line} names the column {twice!r} twice; rename one of them")
+        if len(columns) == 1:
+            rows = ((line, cells or [""]) for line, cells in rows)
+    for number, (line, cells) in enumerate(_but_blank(rows, source.name, on_skip), 1):
         place = f"{source.name}:{line}"
         if columns is not None and len(cells) != len(columns):
             raise InputError(
@@ -110,16 +126,16 @@ def table_rows(source: Source, fields: Fields | None, on_bytes: OnBytes = None) 
 
 
 def _cells(source: Source, on_bytes: OnBytes) -> Iterator[tuple[int, list[str]]]:
+    """The cells of each line, none of a blank one."""
     lines = lines_of(text_of(source, on_bytes))
     if source.kind != ".csv":
-        yield from ((number, line.split("\t")) for number, line in enumerate(lines, 1) if line.strip())
+        yield from ((at, line.split("\t") if line.strip(" ") else []) for at, line in enumerate(lines, 1))
         return
     csv.field_size_limit(1 << 30)  # the default, 128 KiB, is less than a long document
     reader = csv.reader((line + "\n" for line in lines), strict=True)
     try:
         for cells in reader:
-            if cells:
-                yield reader.line_num, cells
+            yield reader.line_num, cells
     except csv.Error as error:
         raise InputError(f"{source.name}:{reader.line_num} is not valid CSV: {error}") from None
 
