@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,11 @@ import pytest
 
 import plait
 from plait.cli import main
+from plait.cli.app import Beams
 from plait.config import dump_yaml
 from plait.errors import ConfigError
+from plait.tasks import TASKS
+from plait.tasks.task import find_task
 
 VERBS = [
     "quickstart", "prepare", "tokenizer", "tokenize", "train", "prove", "evaluate", "score", "generate",
@@ -53,6 +57,7 @@ def test_help_and_the_light_verbs_import_no_torch():
     code = """
 import sys
 from plait.cli import main
+from plait.cli.app import Beams
 for words in (["--help"], ["--version"], ["train", "--help"], ["config", "list"], ["config", "show", "tiny"]):
     try:
         main(words)
@@ -69,6 +74,15 @@ def test_python_dash_m_is_the_command():
         [sys.executable, "-m", "plait", "--version"], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == plait.__version__
+
+
+@pytest.mark.parametrize("field", ["beams", "no_repeat_ngram", "max_tokens"])
+def test_the_defaults_that_help_names_are_those_of_the_tasks(field):
+    told = re.search(rf"{field}: .*?[Dd]efault: ([^.;]*)", str(Beams.__doc__), flags=re.DOTALL)
+    assert told is not None
+    named = dict(part.rsplit(" ", 1) for part in " ".join(told[1].split()).split(", "))
+    for name in TASKS:
+        assert getattr(find_task(name).decoding, field) == int(named.get(name, named["others"])), name
 
 
 def test_the_overview_names_every_verb(capsys):

@@ -50,6 +50,8 @@ def test_an_instruction_stands_before_a_conversation_that_has_none():
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "hi"},
     ]
+    asked = Document("a", "", {"context": "Ann is in.", "question": "Where?"})
+    assert messages_of(asked) == [{"role": "user", "content": "Ann is in.\nWhere?"}]
     own = Document("a", "", {"messages": [system, TALK[0]]})
     assert messages_of(own, "Be brief.") == messages_of(own) == [system, TALK[0]]
     with pytest.raises(InputError, match="a ends with the assistant; messages that end with a user's"):

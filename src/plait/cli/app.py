@@ -90,7 +90,8 @@ class Beams:
         length_penalty: Above 1 favours longer answers; default 1.
         no_repeat_ngram: No run of so many tokens twice, 0: no such rule; default: summarize 3, others 0.
         min_tokens: Shortest answer; default 0.
-        max_tokens: Longest answer, in tokens; default: summarize 128, answer 64, others 256.
+        max_tokens: Longest answer, in tokens; default: summarize 128, answer 64, babi 32,
+            others 256.
     """
 
     beams: int | None = None

@@ -85,7 +85,7 @@ def prepare(
             reasons = ", ".join(f"{name} {one['documents']}" for name, one in report["dropped"].items())
             raise InputError(
                 f"none of the {tally.read.documents} documents is kept ({reasons}); "
-                "relax the rules, such as --min-chars"
+                "relax these rules (plait prepare --help)"
             )
         names = [str(one) for one in ([inputs] if isinstance(inputs, (str, Path)) else inputs)]
         report = {"inputs": names, "settings": config.model_dump(mode="json")} | report

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from plait.config import build
+from plait.data.pairs import source_in
 from plait.errors import InputError, ModelError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.params import SamplingParams
@@ -46,12 +47,12 @@ def fit_history(
 
 
 def messages_of(document: Document, system: str | None = None) -> list[Message]:
-    """The messages of a record, or its text as a user's, below an instruction unless it has one.
+    """The messages of a record, or its source or text as a user's, below an instruction unless it has one.
 
     Raises:
         InputError: a record with neither, or whose last message is not a user's.
     """
-    text = document.record.get("prompt") or document.record.get("source") or document.text
+    text = source_in(document) or document.text
     messages = document.record.get("messages") or ([{"role": "user", "content": text}] if text else [])
     if not messages or messages[-1]["role"] != "user":
         held = f"ends with the {messages[-1]['role']}" if messages else "holds no message"
