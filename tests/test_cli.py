@@ -78,7 +78,7 @@ def test_python_dash_m_is_the_command():
 
 @pytest.mark.parametrize("field", ["beams", "no_repeat_ngram", "max_tokens"])
 def test_the_defaults_that_help_names_are_those_of_the_tasks(field):
-    told = re.search(rf"{field}: .*?[Dd]efault: ([^.;]*)", str(Beams.__doc__), flags=re.DOTALL)
+    told = re.search(rf"{field}: .*?[Dd]efault:\s+([^.;]*)", str(Beams.__doc__), flags=re.DOTALL)
     assert told is not None
     named = dict(part.rsplit(" ", 1) for part in " ".join(told[1].split()).split(", "))
     for name in TASKS:

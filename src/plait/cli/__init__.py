@@ -10,7 +10,7 @@ import sys
 
 from cyclopts import CycloptsError, UnknownOptionError, UnusedCliTokensError
 
-from plait.cli.app import app
+from plait.cli.app import app, flowing
 from plait.cli.applying import answer, chat, classify, complete, summarize, translate
 from plait.cli.models import evaluate, generate, score, serve
 from plait.cli.settings import config, device
@@ -22,9 +22,10 @@ from plait.log import console
 STDIN = "/dev/stdin"
 for verb in (
     quickstart, prepare, tokenizer, tokenize, train, prove, evaluate, score, generate, translate, summarize,
-    answer, classify, complete, chat, serve, config, device,
+    answer, classify, complete, chat, serve, device,
 ):  # fmt: skip
-    app.command(verb)
+    app.command(flowing(verb))
+app.command(config)
 
 
 def main(words: list[str] | None = None) -> None:

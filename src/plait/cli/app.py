@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal
+from inspect import cleandoc
+from typing import Annotated, Any, Literal, TypeVar
 
 from cyclopts import App, Group, Parameter
 
@@ -13,6 +16,15 @@ from plait.errors import ConfigError
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Override = Annotated[str, Parameter(allow_leading_hyphen=True)]  # of a recipe's key, such as train.lr=1e-3
 Words = Annotated[list[str] | None, Parameter(consume_multiple=True)]
+
+Described = TypeVar("Described", bound=Callable[..., Any])
+
+
+def flowing(described: Described) -> Described:
+    """A verb or a class of options, with each option described in one line, which the terminal breaks."""
+    described.__doc__ = re.sub(r"\n {8}(?=\S)", " ", cleandoc(described.__doc__ or ""))
+    return described
+
 
 app = App(
     name="plait",
@@ -29,6 +41,7 @@ app.register_install_completion_command(help="Let bash, zsh or fish complete pla
 
 
 @Parameter(name="*")
+@flowing
 @dataclass(frozen=True, kw_only=True)
 class Where:
     """Where and how precisely a model runs.
@@ -43,6 +56,7 @@ class Where:
 
 
 @Parameter(name="*", group=Group("Sampling"))
+@flowing
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How the next token is chosen.
@@ -80,6 +94,7 @@ DECODING = Parameter(name="*", group=Group("Decoding"))
 
 
 @DECODING
+@flowing
 @dataclass(frozen=True, kw_only=True)
 class Beams:
     """How an answer is searched for.
@@ -106,6 +121,7 @@ class Beams:
 
 
 @DECODING
+@flowing
 @dataclass(frozen=True, kw_only=True)
 class Answers(Beams):
     """How answers are searched for, and how many are given.

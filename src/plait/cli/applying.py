@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter
 
-from plait.cli.app import Answers, Sampling, Where, Words, fields_of
+from plait.cli.app import Answers, Sampling, Where, Words, fields_of, flowing
 
 Prefix = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
 
 
 @Parameter(name="*", group=Group("Files"))
+@flowing
 @dataclass(frozen=True, kw_only=True)
 class Files:
     """A file of texts, and where the answers go.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cyclopts import Group, Parameter
 
-from plait.cli.app import Beams, Sampling, Where, Words, fields_of
+from plait.cli.app import Beams, Sampling, Where, Words, fields_of, flowing
 from plait.errors import ConfigError
 from plait.eval.options import Options
 
@@ -16,6 +16,7 @@ BATCH = 8
 @Parameter(
     name="*", group=Group("Scoring", help="For --hypotheses, and for a --task in place of its own metrics.")
 )
+@flowing
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
     """By what answers are scored.
@@ -41,6 +42,7 @@ class Scoring:
 
 
 @Parameter(name="*", group=Group("Outputs made elsewhere"))
+@flowing
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
     """What to score where it is not a model.
