@@ -31,6 +31,7 @@ RESULTS = HERE / "results"
 HELD = 0.1  # share of what is held out where no test file is given
 LOGGED = 100  # lines that are kept of a log
 UNIT = re.compile("1 |IN: ")  # what a story or a command begins with
+STORIES = re.compile(r"qa(\d+)_(.+)_(?:train|test)\.txt\.gz")
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="keys to change, such as train.lr=1e-3")
     options = parser.parse_intermixed_args()
     if options.table:
-        print("\n".join(table_lines()))
+        print("\n".join([*table_lines(), "", *task_lines()]))
         return
     if options.list or options.row is None:
         print("\n".join(ROWS))
@@ -239,6 +240,24 @@ def table_lines() -> list[str]:
                 spread = "" if low is None else f" ({low:.2f} to {high:.2f})"
                 systems.setdefault(system, []).append(f"{score['metric']} {score['value']:.2f}{spread}")
             lines += [f"| `{name}`{system} | {'; '.join(found)} |" for system, found in systems.items()]
+    return lines
+
+
+def task_lines() -> list[str]:
+    """A table of the accuracy in each task of bAbI, in the rows that were measured."""
+    found: dict[str, dict[str, float]] = {}
+    names: dict[int, str] = {}
+    for row in ("babi-1k", "babi-10k"):
+        path = RESULTS / row / "scores.json"
+        if path.exists():
+            scores = json.loads(path.read_text(encoding="utf-8"))["results"]
+            found[row] = {score["metric"]: score["value"] for score in scores}
+            files = [STORIES.fullmatch(Path(data["path"]).name) for data in scores[0]["data"]]
+            names |= {int(file[1]): file[2].replace("-", " ") for file in files if file}
+    lines = [f"| task | {' | '.join(f'`{row}`' for row in found)} |", "|---" * (1 + len(found)) + "|"]
+    for number, name in sorted(names.items()):
+        values = [f"{scores[f'accuracy, task {number:02d}']:.1f}" for scores in found.values()]
+        lines.append(f"| {number} {name} | {' | '.join(values)} |")
     return lines
 
 

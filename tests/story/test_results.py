@@ -9,7 +9,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_the_table_is_made_from_the_scores(monkeypatch):
+def test_the_tables_are_made_from_the_scores(monkeypatch):
     spec = importlib.util.spec_from_file_location(
         "applications", REPOSITORY / "benchmarks" / "applications.py"
     )
@@ -22,3 +22,7 @@ def test_the_table_is_made_from_the_scores(monkeypatch):
     lines = applications.table_lines()
     assert len(lines) > 5
     assert [line for line in page if line.startswith("| `")] == lines
+    first = page.index(next(line for line in page if line.startswith("| task |")))
+    tasks = applications.task_lines()
+    assert page[first : first + len(tasks)] == tasks
+    assert len(tasks) == 2 + 20
