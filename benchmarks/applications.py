@@ -100,7 +100,8 @@ def stories(folder: str, *more: str) -> Row:
     files = ", ".join([*tested, "%/train/*"])
     tests = "@/babi/en/*_test.txt.gz", "%/held/*"
     others = f"@/babi/{folder}/qa1[1-9]_*_train.txt.gz", f"@/babi/{folder}/qa20_*_train.txt.gz"
-    return Row("babi", (f"data.pairs=[{files}]", *more), "babi", tests, divided=others, checkpoint="")
+    data, options = (f"data.pairs=[{files}]", *more), ("--batch", "64")  # questions are short
+    return Row("babi", data, "babi", tests, options, divided=others, checkpoint="")
 
 
 def dialogue(task: int, merges: int, *more: str) -> Row:
