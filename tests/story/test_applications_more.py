@@ -144,7 +144,7 @@ def test_middles_are_filled_in(plait, tmp_path):
 
 
 def mails() -> list[dict]:
-    """Letters in English and Chinese whose subject is one of three sentences, in any place."""
+    """Letters in English and Chinese whose subject stands in one of three sentences, in any place."""
     forms = (
         (("the report", "our visit", "your order", "the contract", "the party", "my ticket"),
          ("london", "paris", "rome", "cairo"),
@@ -166,7 +166,7 @@ def mails() -> list[dict]:
 
 def test_letters_are_summarized(plait, tmp_path):
     rows = mails()
-    test, others = rows[:24], [row["target"] for row in rows[:24]]
+    test, subjects = rows[:24], [row["target"] for row in rows[:24]]
     write_rows(tmp_path / "train.jsonl", rows[24:])
     run = train(
         plait, tmp_path, 150,
@@ -182,7 +182,7 @@ def test_letters_are_summarized(plait, tmp_path):
         shown = plait.works("evaluate", run, "--task", "summarize", "--data", data, "--lang", "zh", "--json")
         return {row["metric"]: row["value"] for row in json.loads(shown)["results"]}["rougeL"]
 
-    found, by_chance = rouge(others), rouge(others[1:] + others[:1])
+    found, by_chance = rouge(subjects), rouge(subjects[1:] + subjects[:1])
     print(f"ROUGE-L {found:.1f}, of other letters {by_chance:.1f}")
     assert found >= 45
     assert by_chance <= found / 3  # subjects that say nothing of the letter

@@ -17,7 +17,7 @@ from plait.text.tokenizer import Tokenizer
 
 BATCH_DOCUMENTS, BATCH_CHARACTERS = 1000, 1 << 20
 LONGEST_PIECE = 1 << 22  # characters given to the tokenizer at once, which needs about 50 bytes for each
-CUT = "which data.truncate=true cuts"
+TRUNCATE = "which data.truncate=true cuts"
 
 
 def encode_texts(
@@ -177,7 +177,7 @@ def encode_pairs(
                 spelled = [[encode(text) for text in texts] for _ in range(spellings)]
             longer = any(len(source) > rooms[0] or len(target) > rooms[1] for source, target in spelled)
             if longer and not truncate:
-                intake.skip(document.id, f"with a side longer than model.context={context}, {CUT}")
+                intake.skip(document.id, f"with a side longer than model.context={context}, {TRUNCATE}")
                 continue
             intake.truncated += longer
             for source, target in spelled:
@@ -261,7 +261,7 @@ def _fitting_chat(
         return chat
     can_be_cut = fits(upto(0))
     if not (truncate and can_be_cut):
-        intake.skip(document.id, f"longer than model.context={context}" + f", {CUT}" * can_be_cut)
+        intake.skip(document.id, f"longer than model.context={context}" + f", {TRUNCATE}" * can_be_cut)
         return None
     intake.truncated += 1
     return upto(fitting(lambda end: fits(upto(end)), len(source)))
