@@ -206,7 +206,7 @@ def source_frame(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     Raises:
         ModelError: see `end_of`.
     """
-    end, (before, after) = end_of(tokenizer), tokenizer.around()
+    end, (before, after) = end_of(tokenizer), tokenizer.around
     return before, after if end in after else [*after, end]
 
 

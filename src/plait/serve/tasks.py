@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Generator
 from pathlib import PurePath
 from typing import Any
 
-from plait.errors import PlaitError, PromptError, did_you_mean
+from plait.errors import PlaitError, PromptError, about, did_you_mean
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, Hypothesis, SamplingParams
 from plait.serve.inputs import whole_characters
@@ -207,12 +207,11 @@ def _each(documents: list[Document], prepare: Callable[[Document], Any]) -> list
     prepared = []
     for document in documents:
         try:
-            prepared.append(prepare(document))
-        except PromptError as error:
-            message = str(error) if document.id in str(error) else f"{document.id}: {error}"
-            raise ApiError(message, param=document.id, code="context_length_exceeded") from None
+            with about(document.id):
+                prepared.append(prepare(document))
         except PlaitError as error:
-            raise ApiError(str(error), param=document.id, code="invalid_value") from None
+            code = "context_length_exceeded" if isinstance(error, PromptError) else "invalid_value"
+            raise ApiError(str(error), param=document.id, code=code) from None
     return prepared
 
 

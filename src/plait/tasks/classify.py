@@ -114,7 +114,7 @@ def _prompt_of(engine: Engine, document: Document) -> list[int]:
     if engine.encodes:
         return engine.encode(source_of(document))
     if _continues(engine):
-        return [*engine.tokenizer.around()[0], *engine.tokenizer.encode_plain(source_of(document))]
+        return [*engine.tokenizer.around[0], *engine.tokenizer.encode_plain(source_of(document))]
     return spoken_ids(engine, document, source_of)
 
 

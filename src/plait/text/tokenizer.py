@@ -154,10 +154,11 @@ class Tokenizer:
     @property
     def closes(self) -> bool:
         """Whether `encode_prompt` puts the end token behind a text."""
-        return self.eos_id in self.around()[1]
+        return self.eos_id in self.around[1]
 
+    @cached_property
     def around(self) -> tuple[list[int], list[int]]:
-        """What `encode_prompt` puts before and behind a text."""
+        """The ids that `encode_prompt` puts before and behind a text."""
         alone, framed = self.encode("a"), self.encode_prompt("a")
         first = next((at for at in range(len(framed)) if framed[at : at + len(alone)] == alone), 0)
         return framed[:first], framed[first + len(alone) :]
