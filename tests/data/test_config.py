@@ -31,6 +31,10 @@ def test_a_mixture_keeps_names_and_weights():
         ({"text": {"a": {"path": "a", "wieght": 1}}}, "unknown key 'text.a.wieght'"),
         ({"text": {"validation": {"path": "a"}}, "validation": "b"}, "rename the source of that name"),
         ({"messages": "a", "split": "tail"}, "would cut a conversation in two"),
+        ({"pairs": "a", "split": "tail"}, "split=tail would cut a pair in two; use split: document"),
+        ({"pairs": "a", "text": "b"}, "exactly one of text, messages and pairs, found text and pairs"),
+        ({"pairs": []}, "pairs: is empty; give a path"),
+        ({"text": "a", "truncate": True}, "truncate is for pairs, and the data are text; leave it out"),
         ({"text": "a", "splitt": "tail"}, "unknown key 'splitt'; did you mean 'split'"),
     ],
 )

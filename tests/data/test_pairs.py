@@ -319,24 +319,6 @@ def test_a_pair_that_occurs_twice_lies_on_one_side(tmp_path, tokenizer):
     assert train | held == set(PAIRS)
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"split": "tail"}, "split=tail would cut a pair in two; use split: document"),
-        ({"text": "b"}, "exactly one of text, messages and pairs, found text and pairs"),
-        ({"pairs": []}, "pairs: is empty; give a path"),
-    ],
-)
-def test_impossible_settings_are_refused(given, message):
-    with pytest.raises(ConfigError, match=message):
-        build(DataConfig, {"pairs": "a"} | given)
-
-
-def test_truncation_is_of_pairs():
-    with pytest.raises(ConfigError, match="truncate is for pairs, and the data are text; leave it out"):
-        build(DataConfig, {"text": "a", "truncate": True})
-
-
 def test_one_of_two_aligned_files_may_come_through_a_pipe(tmp_path, tokenizer, monkeypatch):
     _, de = two_files(tmp_path)
     piped = lines(source for source, _ in PAIRS).encode()

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from plait.config import build
-from plait.errors import ConfigError, ModelError, PromptError
+from plait.errors import ModelError, PromptError
 from plait.infer.beam import ban_repeats, beam_search, best_places
 from plait.infer.params import BeamParams, Hypothesis
 
@@ -304,31 +303,3 @@ def test_an_input_without_room_is_refused():
     table = torch.zeros(3, 3)
     with pytest.raises(PromptError, match="input 1 fills the model's context"):
         beam_search(table[:2], markov(table), BeamParams(), ends=(), rooms=[2, 0], prefixes=[[], []])
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"beams": 0}, "beams=0 is not valid: input should be greater than or equal to 1"),
-        ({"n": 5}, "n=5 is more than beams=4; use n=4 or beams=5"),
-        ({"n": 0}, "n=0 is not valid"),
-        (
-            {"length_penalty": -1},
-            "length_penalty=-1 is not valid: input should be greater",
-        ),
-        ({"length_penalty": float("nan")}, "length_penalty=nan is not valid"),
-        ({"no_repeat_ngram": -1}, "no_repeat_ngram=-1 is not valid"),
-        ({"max_tokens": 0}, "max_tokens=0 is not valid"),
-        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens=9 is more than max_tokens=8; lower the first"),
-        ({"num_beams": 4}, "unknown key 'num_beams'; did you mean 'beams'?"),
-    ],
-)
-def test_an_impossible_setting_is_one_clear_line(fields, message):
-    with pytest.raises(ConfigError) as caught:
-        build(BeamParams, fields, source="beam")
-    assert str(caught.value).startswith(f"beam: {message}")
-
-
-def test_the_description_holds_the_beams_and_what_differs_from_the_defaults():
-    assert BeamParams().describe() == "beams:4"
-    assert BeamParams(beams=5, n=2, max_tokens=None).describe() == "beams:5|max_tokens:None|n:2"

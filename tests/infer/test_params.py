@@ -1,4 +1,4 @@
-"""Sampling settings are checked where they are made, and described where they are stored."""
+"""Settings of sampling and of the search are checked where they are made, and described where stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from plait.config import build
 from plait.errors import ConfigError
-from plait.infer.params import SamplingParams, recommended
+from plait.infer.params import BeamParams, SamplingParams, recommended
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,31 @@ def test_what_a_model_recommends_is_taken_where_it_can_be_done(config, fields, t
     if config is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
     assert recommended(tmp_path) == fields
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"beams": 0}, "beams=0 is not valid: input should be greater than or equal to 1"),
+        ({"n": 5}, "n=5 is more than beams=4; use n=4 or beams=5"),
+        ({"n": 0}, "n=0 is not valid"),
+        (
+            {"length_penalty": -1},
+            "length_penalty=-1 is not valid: input should be greater",
+        ),
+        ({"length_penalty": float("nan")}, "length_penalty=nan is not valid"),
+        ({"no_repeat_ngram": -1}, "no_repeat_ngram=-1 is not valid"),
+        ({"max_tokens": 0}, "max_tokens=0 is not valid"),
+        ({"min_tokens": 9, "max_tokens": 8}, "min_tokens=9 is more than max_tokens=8; lower the first"),
+        ({"num_beams": 4}, "unknown key 'num_beams'; did you mean 'beams'?"),
+    ],
+)
+def test_an_impossible_search_is_one_clear_line(fields, message):
+    with pytest.raises(ConfigError) as caught:
+        build(BeamParams, fields, source="beam")
+    assert str(caught.value).startswith(f"beam: {message}")
+
+
+def test_the_description_of_a_search_holds_the_beams_and_what_differs_from_the_defaults():
+    assert BeamParams().describe() == "beams:4"
+    assert BeamParams(beams=5, n=2, max_tokens=None).describe() == "beams:5|max_tokens:None|n:2"
