@@ -46,8 +46,9 @@ export class Run {
   // "12 tokens · 30/s · finished by itself"
   summary() {
     const speed = this.seconds > 0 ? Math.round(Math.max(this.tokens - 1, 0) / this.seconds) : 0;
-    const meta = words("meta", { tokens: String(this.tokens), speed: speed ? String(speed) : "–" });
-    return [meta, " · ", words(`end_${this.end ?? "stop"}`)];
+    const count = words(this.tokens === 1 ? "one_token" : "tokens", { count: String(this.tokens) });
+    const rate = speed ? [" · ", words("speed", { speed: String(speed) })] : [];
+    return [count, ...rate, " · ", words(`end_${this.end ?? "stop"}`)];
   }
 }
 
