@@ -16,7 +16,7 @@ from torch import Tensor
 
 from plait.errors import ModelError, PromptError
 from plait.infer.beam import ban_repeats, beam_search, best_places
-from plait.infer.params import BeamParams, Hypothesis
+from plait.infer.params import BeamParams, Hypothesis, TokenRules
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers")
@@ -44,6 +44,7 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0},
     ),
 }
+NO_PADDING = TokenRules(never=frozenset([PAD]))
 PARAMS = {
     "greedy": BeamParams(beams=1, max_tokens=12),
     "default": BeamParams(max_tokens=12),
@@ -89,7 +90,9 @@ def padded(rows: list[list[int]], *, left: bool) -> tuple[Tensor, Tensor]:
     return tokens.masked_fill(mask == 0, PAD), mask
 
 
-def theirs(model: Any, inputs: list[list[int]], params: BeamParams, ends: list[int]) -> list[list[Any]]:
+def theirs(
+    model: Any, inputs: list[list[int]], params: BeamParams, ends: list[int], rules: TokenRules
+) -> list[list[Any]]:
     """What transformers generates: for each input its sequences, as (tokens, finish reason, score)."""
     tokens, mask = padded(inputs, left=not model.config.is_encoder_decoder)
     fields: dict[str, Any] = {"num_beams": params.beams, "max_new_tokens": params.max_tokens}
@@ -102,7 +105,9 @@ def theirs(model: Any, inputs: list[list[int]], params: BeamParams, ends: list[i
     start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
     model.generation_config = transformers.GenerationConfig(
         do_sample=False, num_return_sequences=params.n, return_dict_in_generate=True, output_scores=True,
-        pad_token_id=PAD, eos_token_id=ends, suppress_tokens=[PAD], decoder_start_token_id=start, **fields,
+        pad_token_id=PAD, eos_token_id=ends, suppress_tokens=sorted(rules.never) or None,
+        forced_bos_token_id=rules.first, forced_eos_token_id=sorted(rules.last) or None,
+        decoder_start_token_id=start, **fields,
     )  # fmt: skip
     made = model.generate(tokens, attention_mask=mask)
     skip = 1 if model.config.is_encoder_decoder else tokens.shape[1]
@@ -146,18 +151,24 @@ class Recomputed:
 
 
 @torch.inference_mode()
-def ours(model: Any, inputs: list[list[int]], params: BeamParams, ends: list[int]) -> list[list[Hypothesis]]:
+def ours(
+    model: Any, inputs: list[list[int]], params: BeamParams, ends: list[int], rules: TokenRules
+) -> list[list[Hypothesis]]:
     source = Recomputed(model, inputs)
     return beam_search(
         source.logits(), source.step, params,
-        ends=ends, rooms=[40] * len(inputs), prefixes=source.prefixes, forbidden=[PAD],
+        ends=ends, rooms=[40] * len(inputs), prefixes=source.prefixes, rules=rules,
     )  # fmt: skip
 
 
-def assert_like_theirs(model: Any, inputs: list[list[int]], params: BeamParams, ends: list[int]) -> set[str]:
-    found, expected = ours(model, inputs, params, ends), theirs(model, inputs, params, ends)
+def assert_like_theirs(
+    model: Any, inputs: list[list[int]], params: BeamParams, ends: list[int], rules: TokenRules = NO_PADDING
+) -> set[str]:
+    found, expected = (search(model, inputs, params, ends, rules) for search in (ours, theirs))
     for mine, other in zip(found, expected, strict=True):
-        assert [(one.tokens, one.finish_reason) for one in mine] == [one[:2] for one in other]
+        assert [one.tokens for one in mine] == [one[0] for one in other]
+        if not rules.last:  # else what has no more room ends as well
+            assert [one.finish_reason for one in mine] == [one[1] for one in other]
         if params.beams > 1:
             assert [one.score for one in mine] == pytest.approx([one[2] for one in other], abs=1e-5)
     return {one.finish_reason for mine in found for one in mine}
@@ -180,6 +191,28 @@ def test_several_end_tokens_and_many_seeds_are_like_transformers(family):
         model = random_model(family, seed)
         reasons |= assert_like_theirs(model, batch_of(seed + 9), params, [END, OTHER_END])
     assert reasons == {"stop", "length"}  # both ways to finish were compared
+
+
+RULES = {
+    "none": TokenRules(),
+    "first": TokenRules(first=7),
+    "last": TokenRules(last=frozenset([END])),
+    "all": TokenRules(never=frozenset([PAD, 5, 6]), first=7, last=frozenset([END])),
+}
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("family", ["marian", "bart", "t5"])
+def test_tokens_that_a_model_rules_out_or_forces_are_those_of_transformers(family, name, beams):
+    params, rules, reasons = BeamParams(beams=beams, n=beams, max_tokens=4), RULES[name], set()
+    for seed in range(3):
+        model, inputs = random_model(family, seed), batch_of(seed)
+        reasons |= assert_like_theirs(model, inputs, params, [END], rules)
+        for one in itertools.chain(*ours(model, inputs, params, [END], rules)):
+            assert rules.first is None or one.tokens[0] == rules.first
+            assert not rules.last or len(one.tokens) < 4
+    assert "length" in reasons
 
 
 def markov(table: Tensor) -> Callable[[list[int], list[int]], Tensor]:
@@ -237,7 +270,9 @@ def test_forbidden_ids_are_never_written_and_probabilities_stay_the_models():
     table = torch.tensor([[5.0, 4.0, 0.0, 9.0]]).expand(4, 4)
     params = BeamParams(beams=1)
     arguments: dict[str, Any] = {"rooms": [2], "prefixes": [[]], "ends": [700]}
-    ((found,),) = beam_search(table[:1], markov(table), params, forbidden=range(3, 9), **arguments)
+    ((found,),) = beam_search(
+        table[:1], markov(table), params, rules=TokenRules(never=frozenset(range(3, 9))), **arguments
+    )
     assert found.tokens == [0, 0]
     assert found.logprobs == pytest.approx(table[0].log_softmax(-1)[[0, 0]].tolist())
 

@@ -91,12 +91,54 @@ def test_transformers_writes_the_same_from_the_saved_directory(make, tmp_path, b
     assert type(model).__name__ == "MarianMTModel"
     for source, (best,) in zip(ids(engine), ours):
         (theirs,) = model.generate(
-            torch.tensor([source]), num_beams=beams, max_new_tokens=20, do_sample=False, early_stopping=False,
-            bad_words_ids=[[engine.tokenizer.pad_id]],
-        ).tolist()  # fmt: skip
+            torch.tensor([source]), num_beams=beams, max_new_tokens=20, do_sample=False, early_stopping=False
+        ).tolist()
         assert tokenizer.decode(theirs, skip_special_tokens=True) == text_of(engine, best)
         ends = [engine.tokenizer.eos_id] if best.finish_reason == "stop" else []
         assert theirs == [engine.config.decoder_start, *best.tokens, *ends]
+
+
+HALVES = {
+    "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 48,
+}  # fmt: skip
+T5 = {"d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize(
+    ("family", "fields", "generation"),
+    [
+        ("T5", T5, {}),
+        ("Bart", HALVES, {"forced_bos_token_id": 40, "num_beams": 1}),  # and by default a forced end
+        ("MBart", HALVES, {"forced_bos_token_id": 50, "bad_words_ids": [[60], [61, 62]]}),
+    ],
+)
+def test_a_directory_of_transformers_is_searched_as_it_says(
+    family, fields, generation, beams, tokenizer, tmp_path
+):
+    names = {"eos": tokenizer.eos_id, "pad": tokenizer.pad_id, "decoder_start": tokenizer.pad_id}
+    torch.manual_seed(1)
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=tokenizer.vocab_size, d_model=16, bos_token_id=0, init_std=0.5, **fields,
+        **{f"{name}_token_id": id for name, id in names.items()},
+    )  # fmt: skip
+    if family == "Bart":
+        config.forced_eos_token_id = tokenizer.eos_id
+    model = getattr(transformers, f"{family}ForConditionalGeneration")(config).double().eval()
+    model.generation_config.update(**generation)
+    model.save_pretrained(tmp_path)
+    tokenizer.ending.save(tmp_path)
+    engine = Engine(tmp_path)
+    found = search(engine, ids(engine), BeamParams(beams=beams, max_tokens=7))
+    for source, (best,) in zip(ids(engine), found):
+        (theirs,) = model.generate(
+            torch.tensor([source]), num_beams=beams, max_new_tokens=7, do_sample=False, early_stopping=False
+        ).tolist()
+        written = theirs[1:]
+        if tokenizer.eos_id in written:
+            written = written[: written.index(tokenizer.eos_id)]
+        assert best.tokens == written
 
 
 def test_answers_do_not_depend_on_what_shares_the_batch(make):

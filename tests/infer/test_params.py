@@ -10,7 +10,7 @@ import pytest
 
 from plait.config import build
 from plait.errors import ConfigError
-from plait.infer.params import BeamParams, SamplingParams, recommended
+from plait.infer.params import BeamParams, SamplingParams, TokenRules, recommended, token_rules
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,26 @@ def test_what_a_model_recommends_is_taken_where_it_can_be_done(config, fields, t
     if config is not None:
         (tmp_path / "generation_config.json").write_text(json.dumps(config), encoding="utf-8")
     assert recommended(tmp_path) == fields
+
+
+def test_tokens_that_a_model_rules_out_or_forces_are_read_where_they_stand(tmp_path):
+    assert token_rules(tmp_path) == TokenRules()
+    (tmp_path / "config.json").write_text(
+        '{"forced_eos_token_id": 2, "bad_words_ids": [[7], [8, 9]]}', "utf-8"
+    )
+    assert token_rules(tmp_path) == TokenRules(never=frozenset([7]), last=frozenset([2]))
+    new = {
+        "suppress_tokens": [1],
+        "forced_bos_token_id": 5,
+        "forced_eos_token_id": [2, 3],
+        "bad_words_ids": None,
+    }
+    (tmp_path / "generation_config.json").write_text(json.dumps(new), "utf-8")
+    assert token_rules(tmp_path) == TokenRules(never=frozenset([1]), first=5, last=frozenset([2, 3]))
+    (tmp_path / "generation_config.json").write_text(
+        '{"suppress_tokens": "all", "forced_bos_token_id": "a"}', "utf-8"
+    )
+    assert token_rules(tmp_path) == TokenRules()
 
 
 @pytest.mark.parametrize(

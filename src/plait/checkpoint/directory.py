@@ -106,8 +106,10 @@ def write_model(
     if config.encoder_layers:
         start = tokens.get("pad_token_id") if config.decoder_start < 0 else config.decoder_start
         tokens |= {} if start is None else {"decoder_start_token_id": start}
-        # transformers ends after 20 tokens where nothing is said
-        generation = {"max_length": config.context} | dict(generation or {})
+        never = {tokens.get("pad_token_id"), start} - {None, *(tokenizer.stop_ids if tokenizer else ())}
+        # transformers ends after 20 tokens where nothing is said; of padding it has learned nothing
+        usual = {"max_length": config.context, "suppress_tokens": sorted(never)}
+        generation = usual | dict(generation or {})
     _write_json(directory / "config.json", to_hf_config(config, dtype=save_dtype, tokens=tokens))
     _write_json(directory / "generation_config.json", tokens | dict(generation or {}))
     readme = card or _short_card(config, family, sum(tensor.numel() for tensor in own.values()))

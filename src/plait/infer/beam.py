@@ -11,8 +11,9 @@ from torch import Tensor
 
 from plait.errors import PromptError
 from plait.infer.logprobs import log_softmax, refuse_nan
-from plait.infer.params import BeamParams, Hypothesis
+from plait.infer.params import BeamParams, Hypothesis, TokenRules
 
+NO_RULES = TokenRules()
 NOTHING = -1  # fills up shorter prefixes on the left; no token's id
 
 
@@ -52,7 +53,7 @@ def beam_search(
     ends: Collection[int],
     rooms: Sequence[int],
     prefixes: Sequence[Sequence[int]],
-    forbidden: Collection[int] = (),
+    rules: TokenRules = NO_RULES,
 ) -> list[list[Hypothesis]]:
     """The most probable continuations of each input (Graves 2012; Wu et al. 2016, section 7).
 
@@ -68,11 +69,11 @@ def beam_search(
             `rows[i]` of the last batch was (which is also how caches must be reordered), followed by
             `tokens[i]`. Returns the next logits `[new rows, vocab]`. The rows of a finished input are left
             out, so the batch shrinks.
-        ends: ids that end a sequence; those outside the vocabulary are ignored, here and in `forbidden`.
+        ends: ids that end a sequence; those outside the vocabulary are ignored, here and in `rules`.
         rooms: of each input, the most new tokens that fit, at least 1.
         prefixes: of each input, what `no_repeat_ngram` looks at before the new tokens: the prompt of a
             decoder, the start token of an encoder-decoder.
-        forbidden: ids that are never generated: a padded head's, the padding's.
+        rules: what is never generated, such as a padded head's ids, and what is first or last.
 
     Returns:
         For each input its best `params.n` hypotheses, best first: fewer, perhaps none, only where the rules
@@ -86,22 +87,30 @@ def beam_search(
     if full is not None:
         raise PromptError(f"input {full} fills the model's context: there is no room for a new token")
     limits = [room if params.max_tokens is None else min(room, params.max_tokens) for room in rooms]
-    ending, banned = _ids(ends, logits), _ids(forbidden, logits)
+    ending, banned, closing = (_ids(ids, logits) for ids in (ends, rules.never, rules.last))
+    opening = _ids([] if rules.first is None else [rules.first], logits)
     finished: list[list[Hypothesis]] = [[] for _ in rooms]
     alive, made = list(range(len(rooms))), 0
     beams = _start(prefixes if params.no_repeat_ngram else [()] * len(rooms), logits)
     while alive:
-        logprobs = _log_probabilities(logits).index_fill_(1, banned, -math.inf)
+        logprobs = _log_probabilities(logits)
+        last = [made + 1 >= limits[number] for number in alive]
         if made < params.min_tokens:
             logprobs.index_fill_(1, ending, -math.inf)
         if params.no_repeat_ngram:
             ban_repeats(logprobs, beams.tokens.flatten(0, 1), params.no_repeat_ngram)
+        if len(opening) and not made:
+            _force(logprobs, opening, [True] * len(logprobs))
+        if len(closing):
+            _force(logprobs, closing, [full for full in last for _ in range(beams.totals.shape[1])])
+        logprobs.index_fill_(1, banned, -math.inf)
         # at most len(ending) candidates of a beam end, so among this many at least `beams` go on
         parents, candidates = _extend(beams, logprobs, (1 + len(ending)) * params.beams)
         made += 1
         ended = torch.isin(candidates.tokens[:, :, -1], ending)
-        last = [made >= limits[number] for number in alive]
-        _finish([finished[number] for number in alive], candidates, ended, last, params)
+        _finish(
+            [finished[number] for number in alive], candidates, ended, last, params, forced=len(closing) > 0
+        )
 
         going = candidates.totals.masked_fill(ended, -math.inf)
         order = going.sort(dim=1, descending=True, stable=True).indices[:, : params.beams]
@@ -117,6 +126,13 @@ def beam_search(
             beams = candidates._replace(totals=going).select(order).keep(keep)
             logits = step(rows.flatten().tolist(), beams.tokens[:, :, -1].flatten().tolist())
     return [hypotheses[: params.n] for hypotheses in finished]
+
+
+def _force(logprobs: Tensor, ids: Tensor, rows: list[bool]) -> None:
+    """Leave nothing but `ids` to `rows`, in place; they cost nothing: a sum stays as it was."""
+    chosen = torch.tensor(rows, device=logprobs.device)[:, None]
+    logprobs.masked_fill_(chosen, -math.inf)
+    logprobs[:, ids] = logprobs[:, ids].masked_fill(chosen, 0.0)
 
 
 def ban_repeats(logprobs: Tensor, tokens: Tensor, size: int) -> None:
@@ -214,12 +230,15 @@ def _finish(
     ended: Tensor,
     last: Sequence[bool],
     params: BeamParams,
+    *,
+    forced: bool,
 ) -> None:
     """Add to each input's `finished`, best first, what its best candidates finish, and keep the best `beams`.
 
     Args:
         ended: bool `[inputs, candidates]`: the newest token is an end token.
         last: of each input, whether there is no room for another token.
+        forced: an end for want of room is an end token all the same.
     """
     made = candidates.logprobs.shape[2]
     stops = ended[:, : params.beams].tolist()
@@ -237,7 +256,7 @@ def _finish(
                     tokens=tokens[:-1] if stop else tokens,
                     score=score,
                     logprobs=candidates.logprobs[row, place].tolist(),
-                    finish_reason="stop" if stop else "length",
+                    finish_reason="stop" if stop and not (forced and last[row]) else "length",
                 )
             )
             hypotheses.sort(key=lambda hypothesis: -hypothesis.score)

@@ -18,9 +18,11 @@ from plait.infer.params import (
     Delta,
     SamplingParams,
     TokenLogprob,
+    TokenRules,
     labels_from,
     learned_from,
     recommended,
+    token_rules,
 )
 from plait.infer.prompts import check_bias, check_ids, check_room, completion_ids, side_by_side, source_ids
 from plait.infer.sampling import Sampler
@@ -54,6 +56,7 @@ class Engine:
             talks to people goes by it.
         learned: what it was last trained on, text, messages or pairs; None where that is not known.
         labels: the labels it was last trained to give; empty where there are none.
+        rules: what its directory says of tokens that beam search must or must not write.
     """
 
     def __init__(
@@ -68,6 +71,7 @@ class Engine:
         self.recommended: dict[str, float] = {}
         self.learned: str | None = None
         self.labels: list[str] = []
+        self.rules = TokenRules()
         if not isinstance(model, Decoder):
             from plait.checkpoint.directory import load
             from plait.checkpoint.resolve import named, resolve, weights_digest
@@ -75,7 +79,7 @@ class Engine:
             directory = resolve(model)
             decoder, loaded = load(directory)
             self.recommended, self.learned = recommended(directory), learned_from(directory)
-            self.labels = labels_from(directory)
+            self.labels, self.rules = labels_from(directory), token_rules(directory)
             self.name, version = named(model, directory)
             self.version = f"{version}@{weights_digest(directory)}"
             tokenizer = tokenizer or loaded

@@ -153,14 +153,29 @@ class BeamParams(Config):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenRules:
+    """Tokens that beam search must or must not write, as a model's generation_config.json has it.
+
+    Attributes:
+        never: ids that are not written: `suppress_tokens`, and those of `bad_words_ids` that stand alone.
+        first: the first token of every answer, such as the target language of mBART: `forced_bos_token_id`.
+        last: ids of which one is the last token where there is no room for more: `forced_eos_token_id`.
+    """
+
+    never: frozenset[int] = frozenset()
+    first: int | None = None
+    last: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class Hypothesis:
     """One sequence that beam search finished.
 
     Attributes:
         tokens: what was generated, without prompt, start token and end token.
         score: sum(logprobs) / len(logprobs)**length_penalty.
-        logprobs: of each of `tokens`, and of the end token where `finish_reason` is "stop": what the model
-            itself gives (softmax of its logits, before tokens are ruled out).
+        logprobs: of each of `tokens`, and of the end token where there is one: what the model itself gives
+            (softmax of its logits, before tokens are ruled out); 0 where `TokenRules` leave no choice.
         finish_reason: "stop" at an end token, "length" where there was no room for more.
     """
 
@@ -235,6 +250,26 @@ def recommended(directory: Path) -> dict[str, float]:
     return fields
 
 
+def token_rules(directory: Path) -> TokenRules:
+    """What a model's generation_config.json says of tokens, or its config.json where that file is missing."""
+    given = _generation_config(directory)
+    words = [word for word in _list(given.get("bad_words_ids")) if isinstance(word, list)]
+    first, last = given.get("forced_bos_token_id"), given.get("forced_eos_token_id")
+    return TokenRules(
+        never=_ids([*_list(given.get("suppress_tokens")), *(word[0] for word in words if len(word) == 1)]),
+        first=first if isinstance(first, int) else None,
+        last=_ids(_list(last) or [last]),
+    )
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _ids(values: list[Any]) -> frozenset[int]:
+    return frozenset(value for value in values if isinstance(value, int))
+
+
 def learned_from(directory: Path) -> str | None:
     """What a model was last trained on, text, messages or pairs; None where its directory does not say."""
     kind = _generation_config(directory).get(LEARNED)
@@ -250,8 +285,13 @@ def labels_from(directory: Path) -> list[str]:
 
 
 def _generation_config(directory: Path) -> dict[str, Any]:
-    try:
-        given = json.loads((directory / "generation_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return given if isinstance(given, dict) else {}
+    """Of old models, which have no such file, it is part of config.json, as transformers has it too."""
+    for name in ("generation_config.json", "config.json"):
+        try:
+            given = json.loads((directory / name).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError):
+            return {}
+        return given if isinstance(given, dict) else {}
+    return {}

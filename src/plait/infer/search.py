@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 
 from torch import Tensor
@@ -65,7 +66,8 @@ def _search(prompts: list[Sequence[int]], engine: Engine, params: BeamParams) ->
             cache.select(rows)
         return engine.decode(tokens, cache)
 
-    never = {tokenizer.pad_id, config.decoder_start} - {None, *tokenizer.stop_ids}
+    # a head may be padded beyond the tokenizer
+    rules = replace(engine.rules, never=engine.rules.never.union(range(engine.vocab, config.vocab)))
     return beam_search(
         logits,
         step,
@@ -74,5 +76,5 @@ def _search(prompts: list[Sequence[int]], engine: Engine, params: BeamParams) ->
         rooms=[engine.context - (0 if engine.encodes else len(prompt)) for prompt in prompts],
         # what an answer may not repeat is itself: it may well quote its prompt
         prefixes=[[config.decoder_start] if engine.encodes else []] * len(prompts),
-        forbidden=[*(token for token in never if token is not None), *range(engine.vocab, config.vocab)],
+        rules=rules,
     )
