@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.significance import PairedTest
 
 from plait.errors import ConfigError, InputError, MissingExtra
 from plait.eval import translation
+from plait.eval.bootstrap import paired
 from plait.eval.options import Options
 from plait.eval.translation import bleu, bleu_statistics, chrf, chrf_statistics, tokenization
 
@@ -48,6 +50,26 @@ def test_chrf_is_sacrebleus(words, lowercase):
     assert score.signature == without.replace("nrefs:2|", "nrefs:2|bs:1000|seed:12345|")
     assert score.interval is not None
     assert score.interval[0] < score.value < score.interval[1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_p_value_of_two_systems_is_sacrebleus(seed):
+    words = ["the", "a", "cat", "dog", "mat", "sat", "on", "in", "there", "is", "was", "big", "small"]
+    random = np.random.default_rng(seed)
+
+    def near(texts, changes):
+        kept = random.random(len(texts)) < changes
+        return [text.replace("a", "b") if some else text for text, some in zip(texts, kept)]
+
+    references = [" ".join(random.choice(words, size=9)) for _ in range(60)]
+    systems = [near(references, share) for share in (0.4, 0.5, 0.2)]
+    for metric, name, count in ((BLEU(), "BLEU", bleu_statistics), (CHRF(), "chrF2", chrf_statistics)):
+        named = [(str(number), texts) for number, texts in enumerate(systems)]
+        _, found = PairedTest(named, {name: metric}, [references], test_type="bs", n_samples=1000)()
+        first, *others = (count(hypotheses=texts, references=[references]) for texts in systems)
+        ours = [paired(first.at, other.at, 60).p_value for other in others]
+        assert ours == [result.p_value for result in found[name][1:]]
+        assert max(ours) < 1
 
 
 def test_chrf_has_an_interval_where_some_resamples_are_zero():

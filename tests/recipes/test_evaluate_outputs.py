@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -140,7 +141,12 @@ def test_json_is_what_the_file_holds(capsys):
         ("--hypotheses ours.txt --hypotheses gold.txt --references gold.txt --metric bleu",
          "--hypotheses takes one file, not 2; --references takes several, are the two swapped?"),
         ("--hypotheses ours.txt --references gold.txt --metric bleu --stem", "--stem is for rouge"),
-        ("--hypotheses ours.txt --references gold.txt --metric accuracy --lang zh", "--lang is for bleu and"),
+        ("--hypotheses ours.txt --references gold.txt --metric accuracy --tokenize zh", "--tokenize is for"),
+        ("--hypotheses gold.txt --references ours.hyp --metric bleu",
+         "gold.txt and ours.hyp look like references and hypotheses by their names (gold, hyp); are "
+         "--hypotheses and --references swapped? If not, rename one"),
+        ("--hypotheses gold.txt --references made.jsonl --field completion --metric bleu",
+         "made.jsonl, the references, holds answers made with model:a; are --hypotheses and"),
         ("--hypotheses ours.txt --references gold.txt --metric bleu --limit 3", "--limit is for a MODEL"),
         ("--hypotheses ours.txt --references gold.txt --metric bleu --beams 3", "--beams is for a MODEL"),
         ("--hypotheses ours.txt --references gold.txt --metric bleu --batch 9", "--batch is for a MODEL"),
@@ -151,7 +157,8 @@ def test_json_is_what_the_file_holds(capsys):
         ("--hypotheses . --references gold.txt --metric bleu", "name one with a sample on each line"),
         ("--hypotheses none.txt --references gold.txt --metric bleu", "'none.txt' does not exist"),
         ("--hypotheses ours.txt --references gold.txt --metric bleu --out gold.txt", "holds no scores"),
-        ("--predictions both.jsonl --field said", "--predictions is for --task bbq, not none"),
+        ("--predictions both.jsonl --field said", "record 1 lacks 'ans0' of BBQ; found: said"),
+        ("--predictions both.jsonl --field said --task answer", "is for --task bbq, not answer; name that"),
         ("--predictions both.jsonl --task bbq", "--field names what holds the predictions of both.jsonl"),
         ("--predictions both.jsonl --task bbq --field answer", "both.jsonl:1 has no field 'answer'"),
         ("--predictions both.jsonl --task bbq --field said", "record 1 lacks 'ans0' of BBQ; found: said"),
@@ -163,7 +170,25 @@ def test_json_is_what_the_file_holds(capsys):
 def test_bad_requests_are_one_line(words, message, capsys):
     Path("short.txt").write_text("one\n", encoding="utf-8")
     Path("empty.csv").write_text("said,gold\n", encoding="utf-8")
+    shutil.copy("ours.txt", "ours.hyp")
+    made = '{"id": "a#1", "completion": "a", "made_with": "model:a"}\n'
+    Path("made.jsonl").write_text(made * 3, encoding="utf-8")
     assert message in refused(words, capsys)
+
+
+def test_names_that_look_like_outputs_are_warned_of_and_a_language_harms_nothing(capsys):
+    shutil.copy("gold.txt", "gold.output.txt")
+    assert run("--hypotheses ours.txt --references gold.output.txt --metric chrf --lang zh") == 0
+    assert (
+        "gold.output.txt, the references, looks like outputs by its name (output)" in capsys.readouterr().err
+    )
+
+
+def test_a_file_of_blank_lines_holds_empty_outputs(capsys):
+    Path("blank.txt").write_text("\n" * 3, encoding="utf-8")
+    assert run("--hypotheses blank.txt --references gold.txt --metric bleu --json") == 0
+    (score,) = json.loads(capsys.readouterr().out)["results"]
+    assert (score["value"], score["n"]) == (0.0, 3)
 
 
 def test_a_record_that_cannot_be_read_is_no_gap(capsys):

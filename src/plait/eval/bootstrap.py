@@ -38,7 +38,7 @@ class Paired:
     Attributes:
         values, intervals: of the first and the second system.
         difference: first minus second, with its interval.
-        p_value: how often the better one fails to win when samples are drawn again (one-sided).
+        p_value: how probable so large a difference is among systems that are equally good (two-sided).
     """
 
     values: tuple[float, float]
@@ -49,8 +49,8 @@ class Paired:
 
 
 def draws(samples: int, *, resamples: int = RESAMPLES, seed: int = SEED) -> Iterator[np.ndarray]:
-    """Indices of as many samples, drawn with replacement, `resamples` times; the same for the same seed."""
-    random = np.random.Generator(np.random.Philox(seed))
+    """Indices of as many samples, drawn with replacement, `resamples` times; for a seed sacrebleu's own."""
+    random = np.random.default_rng(seed)
     for _ in range(resamples):
         yield random.integers(samples, size=samples)
 
@@ -75,7 +75,9 @@ def paired(
 ) -> Paired:
     """Compare two systems by drawing the same samples for both (Koehn 2004, section 5).
 
-    The p-value is `(1 + times the better system does not win) / (1 + resamples)`, 1 where both are equal.
+    The p-value is that of `sacrebleu --paired-bs`: how often the difference of a draw, less the mean of all
+    draws, is larger than the difference itself (Riezler and Maxwell 2005). It is 1 where both are
+    equal.
     """
     everything = np.arange(samples)
     one, other = first(everything), second(everything)
@@ -85,13 +87,14 @@ def paired(
     drawn = draws(samples, resamples=resamples, seed=seed)
     values = np.array([(first(indices), second(indices)) for indices in drawn])
     differences = values[:, 0] - values[:, 1]
-    lost = int((differences * np.sign(difference) <= 0).sum())
+    sizes = np.abs(differences)
+    larger = int((sizes - sizes.mean() > abs(difference)).sum())
     return Paired(
         values=(one, other),
         intervals=(_percentiles(values[:, 0]), _percentiles(values[:, 1])),
         difference=difference,
         difference_interval=_percentiles(differences),
-        p_value=(1 + lost) / (1 + resamples) if difference else 1.0,
+        p_value=(1 + larger) / (1 + resamples) if difference else 1.0,
     )
 
 

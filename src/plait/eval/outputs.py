@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from plait.errors import ConfigError, did_you_mean
@@ -19,8 +18,7 @@ METRICS = (
     "bleu", "chrf", "chrf++", "rouge", *summary.KINDS, "exact_match", "verbatim", "squad_em", "squad_f1",
     "cmrc", "cmrc_em", "cmrc_f1", "accuracy", "macro_f1",
 )  # fmt: skip
-USED_BY = {
-    "lang": ("bleu", "rouge"),
+USED_BY = {  # a language is true of a text whether a metric asks for it or not
     "tokenize": ("bleu",),
     "lowercase": ("bleu", "chrf"),
     "stem": ("rouge",),
@@ -39,9 +37,9 @@ def expand(metrics: Sequence[str], options: Options) -> list[str]:
         if metric not in METRICS:
             hint = did_you_mean(metric.lower(), METRICS)
             raise ConfigError(f"metric {metric!r} is unknown{hint}; use {', '.join(METRICS)}")
-    for name, value in asdict(options).items():
-        if value and not any(metric.startswith(USED_BY[name]) for metric in metrics):
-            raise ConfigError(f"--{name} is for {' and '.join(USED_BY[name])}; leave it out for the others")
+    for name, families in USED_BY.items():
+        if getattr(options, name) and not any(metric.startswith(families) for metric in metrics):
+            raise ConfigError(f"--{name} is for {' and '.join(families)}; leave it out for the others")
     return list(dict.fromkeys(part for metric in metrics for part in PARTS.get(metric, (metric,))))
 
 

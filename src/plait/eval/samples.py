@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any, NoReturn
 
+from plait import log
 from plait.errors import InputError, did_you_mean
 from plait.text.encoding import lines_of
 from plait.text.sources import RECORDS, Source, find_sources
 from plait.text.tables import Row, json_file, json_lines, parquet_rows, table_rows, text_of
+
+# words in the names of files that are outputs of a system, and of those that are given
+OUTPUTS = re.compile("hyps?|hypothes[ie]s|pred(iction)?s?|outputs?")
+GIVEN = re.compile("ref(erence)?s?|gold|targets?")
 
 
 def read_hypotheses(path: str, fields: Sequence[str], references: Sequence[str]) -> list[str]:
@@ -67,6 +74,35 @@ def read_records(path: str) -> Iterator[Row]:
     return _rows(source)
 
 
+def check_sides(hypotheses: str, references: Sequence[str]) -> None:
+    """Refuse the two sides where contents or names say that each stands in the place of the other.
+
+    Raises:
+        InputError: references that plait wrote as answers; a name like `ref` among the hypotheses beside one
+            like `hyp` among the references.
+    """
+    swapped = "are --hypotheses and --references swapped?"
+    for path in references:
+        source = _source(path)
+        row = next(_rows(source), None) if source.kind in RECORDS else None
+        if row is not None and "made_with" in row[2]:
+            model = f"{row[2]['made_with']:.60}"
+            raise InputError(f"{path}, the references, holds answers made with {model}; {swapped}")
+        made, given = _word(path, OUTPUTS), _word(hypotheses, GIVEN)
+        if made and given:
+            raise InputError(
+                f"{hypotheses} and {path} look like references and hypotheses by their names ({given}, "
+                f"{made}); {swapped} If not, rename one"
+            )
+        if made:
+            log.warn(f"{path}, the references, looks like outputs by its name ({made}); {swapped}")
+
+
+def _word(path: str, pattern: re.Pattern[str]) -> str | None:
+    words = re.findall("[a-z]+", Path(path).name.lower())
+    return next((word for word in words if pattern.fullmatch(word)), None)
+
+
 def check_length(path: str, length: int, other: str, count: int) -> None:
     """Refuse files of different length."""
     if length != count:
@@ -109,7 +145,7 @@ def _source(path: str) -> Source:
 def _column(source: Source, name: str | None, side: str, others: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """(place, value) of every line or record."""
     if source.kind not in RECORDS:
-        for number, line in enumerate(lines_of(text_of(source)), 1):
+        for number, line in enumerate(lines_of(text_of(source, blank=True)), 1):
             yield f"{source.name}:{number}", line
         return
     for _, place, row in _rows(source, name):
@@ -121,7 +157,7 @@ def _column(source: Source, name: str | None, side: str, others: Sequence[str]) 
 
 def _rows(source: Source, field: str | None = None) -> Iterator[Row]:
     def refuse(where: str, reason: str) -> NoReturn:
-        raise InputError(f"{where} cannot be used: {reason}")
+        raise InputError(f"{where} cannot be used: {reason}; mend or remove it on both sides")
 
     if source.kind in (".csv", ".tsv"):
         return table_rows(source, {"text": int(field)} if field and field.isdecimal() else None, refuse)

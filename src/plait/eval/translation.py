@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from plait.errors import ConfigError, MissingExtra, did_you_mean, need
-from plait.eval.bootstrap import RESAMPLES, SEED, Statistics
+from plait.eval.bootstrap import RESAMPLES, SEED, Statistics, draws
 from plait.eval.inputs import References, Texts, check
 from plait.eval.language import primary
 from plait.eval.scores import Score
@@ -122,9 +122,8 @@ def _score(name: str, metric: Any, hypotheses: Texts, references: References) ->
     # as `corpus_score` does with n_bootstrap, but one draw at a time, and with numbers of one type: there, a
     # chrF that is 0 in only some of the draws is a TypeError
     counts = np.array(_counts(metric, hypotheses, references), dtype=np.float32)
-    draws = np.random.default_rng(SEED)
-    drawn = (counts[draws.choice(count, size=count)].sum(0) for _ in range(RESAMPLES))
-    scores = [float(metric._compute_score_from_stats(row).score) for row in drawn]
+    sums = (counts[drawn].sum(0) for drawn in draws(count))
+    scores = [float(metric._compute_score_from_stats(row).score) for row in sums]
     middle, reach = map(float, need("sacrebleu.significance", "eval").estimate_ci(np.array(scores)))
     metric.n_bootstrap, metric.seed = RESAMPLES, SEED  # for the signature
     return result, {

@@ -55,6 +55,7 @@ def evaluate_outputs(
     ours, theirs = _one(listed(hypotheses), listed(references)), listed(references)
     if out is not None:
         check_replaceable(out)
+    samples.check_sides(ours, theirs)
     ours_in, theirs_in = _fields(listed(field), [ours, *theirs])
     texts = samples.read_hypotheses(ours, ours_in, theirs)
     sets = samples.read_references(theirs, theirs_in, ours, len(texts))
@@ -86,7 +87,7 @@ def evaluate_predictions(
 
     Args:
         predictions: a file of records, each with its prediction.
-        task: `bbq`; see `plait.eval.bbq`.
+        task: `bbq`, which is the only one, so that none means it too; see `plait.eval.bbq`.
         field: the field that holds the prediction.
         data: the benchmark's own files, which `predictions` then refers to by `example_id` (and `category`).
         out, as_json: as in `evaluate_outputs`.
@@ -97,8 +98,8 @@ def evaluate_predictions(
     """
     from plait.eval.bbq import bbq
 
-    if listed(task) != ["bbq"]:
-        raise ConfigError(f"--predictions is for --task bbq, not {' '.join(listed(task)) or 'none'}")
+    if listed(task) not in (["bbq"], []):
+        raise ConfigError(f"--predictions is for --task bbq, not {' '.join(listed(task))}; name that task")
     names, path, files = listed(field), str(predictions), listed(data)
     if len(names) != 1:
         raise InputError(f"--field names what holds the predictions of {path}; give it once")
@@ -134,7 +135,8 @@ def _one(hypotheses: list[str], references: list[str]) -> str:
 def _fields(words: list[str], files: list[str]) -> tuple[list[str], list[str]]:
     """`["a", "references=b"]` → `(["a"], ["b"])`: the fields of the hypotheses and of the references."""
     if words and not any(map(samples.has_records, files)):
-        raise InputError(f"--field {words[0]} is for files of records; {', '.join(files)} are read as lines")
+        read = f"{', '.join(files)} {'is' if len(files) == 1 else 'are'} read as lines"
+        raise InputError(f"--field {words[0]} is for files of records; {read}, so leave it out")
     bare = [word for word in words if not word.startswith(("hypotheses=", "references="))]
     ours = [word.partition("=")[2] for word in words if word.startswith("hypotheses=")]
     theirs = [word.partition("=")[2] for word in words if word.startswith("references=")]

@@ -18,15 +18,18 @@ OnBytes = Callable[[int], None] | None
 Line = TypeVar("Line", str, list[str])
 
 
-def text_of(source: Source, on_bytes: OnBytes = None) -> Iterator[str]:
+def text_of(source: Source, on_bytes: OnBytes = None, *, blank: bool = False) -> Iterator[str]:
     """The decoded text of a source in pieces.
+
+    Args:
+        blank: whether it may hold nothing but white space.
 
     Raises:
         InputError: where it is empty, binary, or in another encoding.
     """
     some = False
     for piece in decoded(read_bytes(source, on_bytes), source.name):
-        some = some or bool(piece.strip())
+        some = some or bool(piece if blank else piece.strip())
         yield piece
     if not some:
         what = "standard input" if source.name == "-" else source.name
