@@ -84,7 +84,7 @@ def test_a_configuration_no_family_has_is_announced_once(tmp_path, capsys):
     save(model, TOKENIZER, tmp_path / "two")
     said = capsys.readouterr().err
     assert said.count("saved as model_type plait") == 1
-    assert "nearest: qwen3, but for logit_softcap" in said
+    assert "nearest: qwen3, which has logit_softcap=0.0)" in said
 
 
 def test_saving_over_a_model_replaces_it_and_over_anything_else_is_refused(model_dir, tmp_path, monkeypatch):

@@ -69,7 +69,7 @@ def test_what_no_family_has_is_saved_as_plait_and_named(fields, lacking):
 
 def test_llama_needs_heads_that_divide_the_width_as_transformers_does():
     config = ModelConfig(vocab=100, width=100, heads=3, head_dim=32, qk_norm=False)
-    assert differences(config, "llama") == ["heads"]
+    assert differences(config, "llama") == {"heads": 1}
     assert choose_family(config) == "plait"
 
 

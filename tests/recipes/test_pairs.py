@@ -270,6 +270,7 @@ def test_the_shipped_recipe_learns_made_pairs_in_seconds(make, tmp_path):
          "tokenizer.vocab_size=320", "train.threads=1", "train.dtype=float32",
          "train.compile=false", "train.tensorboard=false"],
     )  # fmt: skip
-    train_recipe(recipe)
+    path = train_recipe(recipe)
+    assert json.loads((path / "config.json").read_text("utf-8"))["model_type"] == "t5"
     rows = log(tmp_path / "tiny")
     assert rows[-1]["val_loss"] < 0.75 * rows[0]["loss"]

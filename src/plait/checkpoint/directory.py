@@ -237,10 +237,14 @@ def announced_family(config: ModelConfig) -> str:
     """`choose_family`, telling once why a model will not open elsewhere."""
     family = choose_family(config)
     if family == "plait":
-        near, fields = nearest_family(config)
+        near, theirs = nearest_family(config)
+        fields = [
+            f"no {name}" if value is None else f"{name}={json.dumps(value)}".replace('"', "")
+            for name, value in theirs.items()
+        ]
         _say_once(
             f"saved as model_type plait, which plait opens and transformers does not: no Hugging Face family "
-            f"has this configuration (nearest: {near}, but for {', '.join(fields)})"
+            f"has this configuration (nearest: {near}, which has {', '.join(fields)})"
         )
     return family
 

@@ -74,19 +74,22 @@ def choose_family(config: ModelConfig) -> str:
     return next((family for family in _kind(config) if not differences(config, family)), "plait")
 
 
-def differences(config: ModelConfig, family: str) -> list[str]:
-    """Fields that change the function and that `family` cannot hold; empty where it expresses all."""
+def differences(config: ModelConfig, family: str) -> dict[str, Any]:
+    """Fields that change the function and that `family` cannot hold, with the values it has for them.
+
+    Empty where it expresses all; None for what it has no use for.
+    """
     try:
         theirs = function_of(_read(_write(config, family), family))
-    except ModelError:
-        return ["heads"]  # only a head count that does not divide the width is refused by a reader
-    ours = function_of(config)
-    different = [name for name in ours | theirs if ours.get(name) != theirs.get(name)]
-    return [name for name in different if name not in FAMILIES[family].in_weights]
+    except ModelError:  # only a head count that does not divide the width is refused by a reader
+        return {"heads": math.gcd(config.heads, config.width)}
+    ours, stored = function_of(config), FAMILIES[family].in_weights
+    different = (name for name in ours | theirs if ours.get(name) != theirs.get(name))
+    return {name: theirs.get(name) for name in different if name not in stored}
 
 
-def nearest_family(config: ModelConfig) -> tuple[str, list[str]]:
-    """The family that lacks the fewest of the configuration's fields, and those fields."""
+def nearest_family(config: ModelConfig) -> tuple[str, dict[str, Any]]:
+    """The family that lacks the fewest of the configuration's fields, and its `differences`."""
     found = ((name, differences(config, name)) for name in _kind(config))
     return min(found, key=lambda one: len(one[1]))
 
