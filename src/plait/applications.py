@@ -58,6 +58,7 @@ def answer(
     context: Texts | None = None,
     documents: str | Path | Sequence[str | Path] = (),
     passages: int = qa.PASSAGES,
+    truncate: bool = False,
     batch: int = BATCH,
     **decoding: Any,
 ) -> list[Answer]:
@@ -72,6 +73,7 @@ def answer(
         context: a text to read the answers in, or one for each question.
         documents: files and folders to find passages in instead.
         passages: how many of them a question is shown, if they fit the model's context.
+        truncate: read the beginning of a context that is longer than the model's, in place of an error.
         model, batch, decoding: as in `translate`.
 
     Raises:
@@ -86,7 +88,9 @@ def answer(
     index = index_of(documents) if documents else None
     engine, params = _engine(model), _best_of(qa.TASK, decoding)
     made = [
-        qa.as_question(engine, document, params, context=context, index=index, passages=passages)
+        qa.as_question(
+            engine, document, params, context=context, index=index, passages=passages, truncate=truncate
+        )
         for document, context in zip(asked, contexts)
     ]
     found = best(engine, [question.prompt for question in made], params, batch=batch)

@@ -198,9 +198,8 @@ def test_what_cannot_be_measured_is_refused(tiny_pairs, tiny_model, two_files, t
     refused(ConfigError, "bbq scores predictions made elsewhere; give --predictions", "nowhere", task="bbq")
     refused(ConfigError, "--stem is for rouge", "nowhere", task="answer", options=Options(stem=True))
     refused(ConfigError, "metric 'blue' is unknown; did you mean 'bleu'", "nowhere", metric=["blue"])
-    refused(
-        ConfigError, "--lang is for bleu and rouge", "nowhere", metric=["chrf"], options=Options(lang="zh")
-    )
+    lowercase = Options(lowercase=True)
+    refused(ConfigError, "--lowercase is for bleu and chrf", "nowhere", metric=["rouge"], options=lowercase)
     text = tmp_path / "a.txt"
     text.write_text("running text\n", encoding="utf-8")
     refused(InputError, "a.txt#1 holds text; a source and a target are needed to score it", data=text)

@@ -101,7 +101,10 @@ def test_a_question_is_answered_below_its_context(url: str):
         "results"
     ]
     assert apart == together
-    [long] = ask(url, "answer", input="Where?", context="Anna is in. " * 9, max_tokens=5).json()["results"]
+    long = {"input": "Where?", "context": "Anna is in. " * 9, "max_tokens": 5}
+    error = ask(url, "answer", **long).json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "input[0]")
+    [long] = ask(url, "answer", **long, truncate=True).json()["results"]
     assert long["cut"] is True
     assert "citations" not in long
 

@@ -8,7 +8,7 @@ import pytest
 
 import plait
 from plait.data.pairs import pair_of
-from plait.errors import ConfigError
+from plait.errors import ConfigError, PromptError
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams
 from plait.recipes.answer import answer as apply_answer
@@ -41,7 +41,7 @@ def test_a_question_is_read_as_in_training():
 def test_a_context_is_cut_to_what_fits_and_a_question_never(model, reader):
     for engine, room in ((Engine(reader), 128), (Engine(model("messages")), 120)):
         (short, long) = (
-            as_question(engine, Document("q", "Where is Anna?"), DECODING, context=text)
+            as_question(engine, Document("q", "Where is Anna?"), DECODING, context=text, truncate=True)
             for text in ("Anna is here.", "Anna is here. " * 20)
         )
         assert (short.cut, long.cut) == (False, True)
@@ -51,8 +51,10 @@ def test_a_context_is_cut_to_what_fits_and_a_question_never(model, reader):
         assert "Its own." in engine.tokenizer.decode(
             as_question(engine, own, DECODING, context="Another.").prompt
         )
-        with pytest.raises(plait.PlaitError, match="q: "):
+        with pytest.raises(PromptError, match="q: "):
             as_question(engine, Document("q", "x" * 200), DECODING)
+        with pytest.raises(PromptError, match=r"q: the context and the question are more than"):
+            as_question(engine, Document("q", "Where is Anna?"), DECODING, context="Anna is here. " * 20)
 
 
 def test_a_huge_context_is_never_tokenized_whole(reader, monkeypatch):
@@ -61,7 +63,8 @@ def test_a_huge_context_is_never_tokenized_whole(reader, monkeypatch):
     monkeypatch.setattr(
         engine.tokenizer, "encode_plain", lambda text: sizes.append(len(text)) or encode(text)
     )
-    made = as_question(engine, Document("q", "Where is Anna?"), DECODING, context="Anna is here. " * 100_000)
+    question, context = Document("q", "Where is Anna?"), "Anna is here. " * 100_000
+    made = as_question(engine, question, DECODING, context=context, truncate=True)
     assert (made.cut, len(made.prompt)) == (True, 128)
     assert 0 < max(sizes) < 10_000
 

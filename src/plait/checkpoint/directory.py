@@ -238,10 +238,9 @@ def announced_family(config: ModelConfig) -> str:
     family = choose_family(config)
     if family == "plait":
         near, theirs = nearest_family(config)
-        fields = [
-            f"no {name}" if value is None else f"{name}={json.dumps(value)}".replace('"', "")
-            for name, value in theirs.items()
-        ]
+        # what has no meaning on one of the two sides follows from the others
+        change = {name: value for name, value in theirs.items() if value not in (None, getattr(config, name))}
+        fields = [f"{name}={json.dumps(value)}".replace('"', "") for name, value in change.items()]
         _say_once(
             f"saved as model_type plait, which plait opens and transformers does not: no Hugging Face family "
             f"has this configuration (nearest: {near}, which has {', '.join(fields)})"

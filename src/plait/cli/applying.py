@@ -129,6 +129,7 @@ def answer(
     documents: Words = None,
     passages: int = 3,
     files: Files = Files(),
+    truncate: bool = False,
     beams: Answers = Answers(),
     where: Where = Where(),
 ) -> None:
@@ -145,12 +146,13 @@ def answer(
         context: A text to read the answer in, or the file that holds it.
         documents: Files and folders to search for what a question is about, in place of --context.
         passages: With --documents, passages the model reads for a question, if they fit its context.
+        truncate: Read only the beginning of a --context that leaves no room for the question and its answer.
     """
     from plait.recipes.answer import answer as run
 
     run(
         model, question, context=context, documents=documents or (), passages=passages,
-        decoding=beams.given(), **files.given(), **vars(where),
+        truncate=truncate, decoding=beams.given(), **files.given(), **vars(where),
     )  # fmt: skip
 
 

@@ -111,8 +111,8 @@ def evaluate(
             --predictions: what to score.
         labels: For classify: the labels to choose from; default: those learned, or else the data's.
         per_token: For classify: compare labels by their probability a token, which is fair to long ones.
-        truncate: For a --task other than answer: cut what leaves an answer no room in the context: the end
-            of a text, the oldest turns of a conversation, what is farthest from a gap to fill in.
+        truncate: For a --task: cut what leaves an answer no room in the context: the end of a text or of what
+            a question is about, the oldest turns of a conversation, what is farthest from a gap to fill in.
         shots: For lm_eval:NAME: worked examples before each question; default: what the task says.
         json: Print what scores.json holds.
     """

@@ -19,6 +19,7 @@ from plait.recipes.apply import (
     respond,
     searched,
     shown,
+    with_remedy,
 )  # fmt: skip
 from plait.text.document import Document
 
@@ -37,6 +38,7 @@ def answer(
     input: str | Path | None = None,
     output: str | Path | None = None,
     fields: Mapping[str, str | int] | None = None,
+    truncate: bool = False,
     decoding: Mapping[str, Any] | None = None,
     batch: int = 32,
     device: str = "cpu",
@@ -49,6 +51,7 @@ def answer(
         context: a text, or the file that holds it, for questions without a context of their own.
         documents: files and folders to find passages in instead.
         passages: how many of them a question is shown, if they fit the model's context.
+        truncate: read the beginning of a context that does not fit the model's, in place of an error.
         input, output, fields, batch: see `plait.recipes.apply.read_request` and `Request`.
         decoding: fields of `BeamParams` that differ from the task's own.
 
@@ -71,7 +74,9 @@ def answer(
 
     def check(records: Sequence[Document]) -> list[task.Question]:
         questions = [
-            task.as_question(engine, record, params, context=text, index=index, passages=passages)
+            task.as_question(
+                engine, record, params, context=text, index=index, passages=passages, truncate=truncate
+            )
             for record in records
         ]
         tell_cut(questions)
@@ -89,7 +94,7 @@ def answer(
     application = Application(
         "answer",
         ask=lambda text: Document("question", text),
-        check=check,
+        check=with_remedy(check, truncate),
         answer=found,
         show=_shown,
         line=lambda row: row["completion"],

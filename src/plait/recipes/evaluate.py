@@ -146,7 +146,7 @@ def _check(
         raise ConfigError(f"no task is named; use {', '.join(known)} or {PREFIX}NAME")
     if shots and not harness:
         raise ConfigError(f"--shots is for --task {PREFIX}NAME, not {names[0]}")
-    if truncate and (harness or names[0] in (PERPLEXITY, "answer")):
+    if truncate and (harness or names == [PERPLEXITY]):
         raise ConfigError(
             f"--truncate is for tasks that read a text whole, such as summarize and classify, not {names[0]}"
         )

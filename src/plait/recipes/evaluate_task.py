@@ -86,7 +86,7 @@ def _evaluate(
         )[0]
     beams = task.decoding_with(decoding)
     if name == "answer":
-        return evaluate_answers(engine, questions, decoding=beams, **options)[0]
+        return evaluate_answers(engine, questions, decoding=beams, truncate=truncate, **options)[0]
     if name == "complete":
         return evaluate_completions(engine, questions, decoding=beams, truncate=truncate, **options)[0]
     return evaluate_task(engine, task, questions, decoding=beams, truncate=truncate, **options)[0]
@@ -143,16 +143,20 @@ def evaluate_answers(
     options: Options = PLAIN,
     decoding: BeamParams | None = None,
     batch: int = BATCH,
+    truncate: bool = False,
 ) -> tuple[list[Score], list[str]]:
     """Scores of the answers to questions, by the metrics of their language; arguments as in `evaluate_task`.
 
-    A context that does not fit the model's is cut; that, and answers that stand in no context, is told.
+    Answers that stand in no context are told.
 
     Raises:
         InputError: no question, or an empty one.
     """
     decoding = decoding or qa.TASK.decoding
-    asked = [qa.as_question(engine, question, decoding) for question in questions]
+    read = with_remedy(
+        lambda some: [qa.as_question(engine, one, decoding, truncate=truncate) for one in some], truncate
+    )
+    asked = read(questions)
     tell_cut(asked)
     count, first = qa.elsewhere(questions)
     if count:

@@ -134,10 +134,12 @@ class AnswersAsked(SearchAsked):
     """Body of `/v1/tasks/answer`, whose `input` are questions.
 
     `context` is what their answers stand in. Without it the documents of the server are searched, if it has
-    any, and each question is shown up to `passages` of them.
+    any, and each question is shown up to `passages` of them. A context that does not fit the model's is
+    refused, or with `truncate` read from its beginning.
     """
 
     context: str | None = None
+    truncate: bool = False
     passages: int | None = Field(None, ge=1, le=20)
 
 

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from plait.data.notice import answer_elsewhere
 from plait.data.pairs import found_in, source_in, target_in
-from plait.errors import InputError, about
+from plait.errors import InputError, PromptError, about
 from plait.eval.language import primary
 from plait.infer.engine import Engine
 from plait.infer.params import BeamParams, SamplingParams
@@ -119,8 +119,9 @@ def as_question(
     context: str | None = None,
     index: Index | None = None,
     passages: int = PASSAGES,
+    truncate: bool = False,
 ) -> Question:
-    """A question with as much of its context as fits the model's, or with the passages that answer it.
+    """A question with its context, or with as much of the passages that answer it as fits.
 
     A model that was trained to converse is shown the number and source of each passage, so that it may name
     them; one that was trained on pairs knows contexts without.
@@ -128,9 +129,11 @@ def as_question(
     Args:
         context: of a question that has none of its own.
         index: to find passages in, for a question that has no context.
+        truncate: read the beginning of a context that does not fit the model's, in place of an error.
 
     Raises:
         InputError: a question that is empty, or does not fit even without a context.
+        PromptError: a context that does not fit.
         ModelError: a model that has learned neither pairs nor conversations.
     """
     refuse_unlearned(engine, TASK)
@@ -146,6 +149,11 @@ def as_question(
     if index is None or document.record.get("context"):
         whole = document.record.get("context") or ""
         held = fitted(whole)
+        if held != whole and held and not truncate:
+            raise PromptError(
+                f"{document.id}: the context and the question are more than the {room} tokens that the model "
+                "has for them; shorten the context"
+            )
         return _question(engine, document, held, [], cut=held != whole)
     found = index.search(document.record["question"], passages)
     numbered = not (engine.encodes or engine.learned == "pairs")
