@@ -169,6 +169,7 @@ def test_what_a_question_is_read_beside_is_no_guess(reader, refuses, tmp_path, c
     asked = ("answer", reader, "who?", "--max-tokens", 2)
     assert "nothere.txt looks like a file and is not there" in refuses(*asked, "--context", "nothere.txt")
     assert "is a folder; name one file or give a text" in refuses(*asked, "--context", tmp_path)
+    assert "--context is empty; give a text" in refuses(*asked, "--context", " ")
     (tmp_path / "notes.txt").write_text(NOTES, "utf-8")
     index = index_of(tmp_path / "notes.txt")
     own = Document("q", "", {"question": "小明住在哪里？", "context": "小明住在上海。"})

@@ -35,6 +35,7 @@ def test_a_file_python_and_what_is_said_agree(model, works, tmp_path, capsys):
     asked = {"system": "Be brief.", "temperature": 0, "max_tokens": 5}
     assert plait.chat(engine, TALK, **asked) == made[0]["completion"]
     assert plait.chat(path, "bye", **asked) == made[1]["completion"]
+    assert works("chat", path, "bye", "--system", "Be brief.", *GREEDY).rstrip("\n") == made[1]["completion"]
     whole = out.read_text("utf-8")
     out.write_text(whole.splitlines(keepends=True)[0], "utf-8")
     works(*words, out)
@@ -71,6 +72,7 @@ def test_bad_input_is_one_line(model, reader, refuses, tmp_path):
     source.write_text(json.dumps({"text": "x" * 200}) + "\n", "utf-8")
     assert "talks.jsonl#1: the message takes 203 tokens, more than" in refuses(*words)
     assert "--output keeps the answers to --input FILE" in refuses("chat", path, "--output", "a.txt")
+    assert "the text is empty; give at least one word" in refuses("chat", path, " ")
     assert "continues text and has learned no conversation; use plait complete" in refuses(
         "chat", model("text")
     )

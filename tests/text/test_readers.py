@@ -197,6 +197,14 @@ def test_fields_rename_columns_join_lists_and_number_headerless_tables(tmp_path,
     assert pairs[1] == {"source": "a, b", "target": "二"}
     fails(table, r"a.csv:1 has no column 2; found: 0, 1", fields={"source": 0, "target": 2})
     fails(put(tmp_path / "a.txt", "x"), "read as text, which has none", fields={"text": "x"})
+    fails(
+        table,
+        r"reads no field 'tgt' \(from column 1\); did you mean 'target'",
+        fields={"source": 0, "tgt": 1},
+    )
+    fails(
+        put(tmp_path / "b.csv", "en;zh\na;甲\n"), "b.csv:1 has one column, 'en;zh': .* not ';'; save it with"
+    )
 
 
 def test_every_record_form_arrives_in_its_fields(tmp_path, put):

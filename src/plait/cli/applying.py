@@ -193,6 +193,7 @@ def _apply(
 
 def chat(
     model: str,
+    text: str | None = None,
     /,
     *,
     system: str | None = None,
@@ -207,14 +208,16 @@ def chat(
     For example:
 
         plait chat runs/quickstart
+        plait chat runs/quickstart "What does os.path.join do?"
         plait chat runs/quickstart --input talks.jsonl --output answers.jsonl --system "Be brief."
 
     Records hold messages, of which the last one is answered; a plain line is what a user says.
 
     Args:
         model: A model, step or run directory.
+        text: One message to answer; without it and --input, you talk.
         system: An instruction that stands before the conversation.
     """
     from plait.recipes.chat import chat as run
 
-    run(model, system=system, sampling=sampling.given(), **files.given(), **vars(where))
+    run(model, text, system=system, sampling=sampling.given(), **files.given(), **vars(where))

@@ -127,6 +127,8 @@ def text_or_file(context: str) -> str:
     from plait.text.readers import read
     from plait.text.sources import COMPRESSED, PLAIN, RECORDS
 
+    if not context.strip():
+        raise InputError("--context is empty; give a text, or the file that holds it")
     try:
         is_file, is_folder = Path(context).is_file(), Path(context).is_dir()
     except OSError:  # longer than a name may be

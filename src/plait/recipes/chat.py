@@ -29,6 +29,7 @@ COMMANDS = ("/help", "/reset", "/quit")
 
 def chat(
     model: str | Path,
+    text: str | None = None,
     *,
     system: str | None = None,
     input: str | Path | None = None,
@@ -39,7 +40,7 @@ def chat(
     device: str = "cpu",
     dtype: str | None = None,
 ) -> None:
-    """Answer the messages of standard input until it ends, or the last message of every record of a file.
+    """Answer one message, those of standard input until it ends, or the last one of every record of a file.
 
     The model remembers the conversation as far as its context reaches; the oldest turns are forgotten first.
 
@@ -58,14 +59,14 @@ def chat(
     """
     given = {**(sampling or {}), "n": 1}
     build(SamplingParams, given, source="sampling")  # refused before a model is loaded
-    request = read_request(None, input, output, batch, fields)
+    request = read_request(text, input, output, batch, fields)
 
     from plait.infer.engine import Engine
     from plait.tasks.conversation import sampling_for
 
     engine = Engine(model, device=device, dtype=dtype)
     params = sampling_for(engine, given)
-    if request.input is None:
+    if request.text is None and request.input is None:
         _converse(engine, system, params)
     else:
         respond(request, _application(engine, system, params, batch))

@@ -22,6 +22,7 @@ STRINGS = (
     "text", "source", "target", "context", "question", "prompt", "instruction", "input", "output",
     "prefix", "suffix", "middle",
 )  # fmt: skip
+FIELDS = (*STRINGS, "messages", "answers", "chosen", "rejected", "task")
 ROLES = ("system", "user", "assistant")
 
 
@@ -59,6 +60,9 @@ def to_document(row: Mapping[Any, Any], id: str, place: str, fields: Fields | No
 
 
 def _renamed(row: Mapping[Any, Any], place: str, fields: Fields) -> dict[str, Any]:
+    if unknown := [name for name in fields if name not in FIELDS]:
+        hint = did_you_mean(unknown[0], FIELDS) or f"; its fields are {', '.join(FIELDS)}"
+        raise InputError(f"plait reads no field {unknown[0]!r} (from column {fields[unknown[0]]!r}){hint}")
     for column in fields.values():
         if column not in row:
             known: list[str] = [str(name) for name in row]
