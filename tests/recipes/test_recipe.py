@@ -12,6 +12,7 @@ from plait.recipes.recipe import (
     load_recipe,
     shipped_recipes,
 )
+from plait.text.tokenizer_config import TokenizerConfig
 
 BASE = {"out": "runs/x", "data": {"text": "a.txt"}, "train": {"steps": 10}}
 FROM = {"model": {"from": "runs/base", "dropout": 0.1}}
@@ -48,6 +49,14 @@ def test_overrides_win_over_the_file(tmp_path):
     assert (loaded.train.lr, loaded.out, loaded.train.steps) == (3e-4, "elsewhere", 10)
     assert isinstance(loaded.model, ModelConfig)
     assert loaded.model.width == 64
+
+
+def test_a_model_to_start_from_takes_the_place_of_the_one_described():
+    loaded = load_recipe("translate", ["model.from=runs/old", "data.pairs=a.csv", "model.dropout=0.2"])
+    assert loaded.model == FromModel.model_validate({"from": "runs/old", "dropout": 0.2})
+    assert loaded.tokenizer == TokenizerConfig()
+    kept = load_recipe("chat", ["model.dropout=0.2"]).model
+    assert kept == FromModel.model_validate({"from": "runs/complete", "dropout": 0.2})
 
 
 def test_a_name_that_is_no_recipe_suggests_one():

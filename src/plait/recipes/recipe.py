@@ -84,11 +84,21 @@ class Recipe(Config):
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file (or a shipped recipe by name) and apply dotted overrides.
 
+    `model.from` takes the place of a model that the file describes and of its tokenizer.
+
     Raises:
         ConfigError: naming the file, the key and the remedy.
     """
     path = find_recipe(path)
-    return build(Recipe, merge(read_yaml(path), parse_overrides(overrides)), source=str(path))
+    given, changes = read_yaml(path), parse_overrides(overrides)
+    if _starts_from(changes) and not _starts_from(given):
+        given = {name: part for name, part in given.items() if name not in ("model", "tokenizer")}
+    return build(Recipe, merge(given, changes), source=str(path))
+
+
+def _starts_from(recipe: Mapping[str, Any]) -> bool:
+    model = recipe.get("model")
+    return isinstance(model, Mapping) and "from" in model
 
 
 def find_recipe(name: str | Path) -> Path:
