@@ -142,9 +142,11 @@ def _cells(source: Source, on_bytes: OnBytes) -> Iterator[tuple[int, list[str]]]
         return
     csv.field_size_limit(1 << 30)  # the default, 128 KiB, is less than a long document
     reader = csv.reader((line + "\n" for line in lines), strict=True)
+    first = 1  # line of the row, which may hold line breaks
     try:
         for cells in reader:
-            yield reader.line_num, cells
+            yield first, cells
+            first = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{source.name}:{reader.line_num} is not valid CSV: {error}") from None
 
