@@ -196,6 +196,8 @@ def test_fields_rename_columns_join_lists_and_number_headerless_tables(tmp_path,
     pairs = [one.record for one in read(table, fields={"source": 0, "target": 1})]
     assert pairs[1] == {"source": "a, b", "target": "二"}
     fails(table, r"a.csv:1 has no column 2; found: 0, 1", fields={"source": 0, "target": 2})
+    broken = put(tmp_path / "c.csv", 'text,n\n"a\nb",1\n"c\nd",1,2\n')
+    fails(broken, "c.csv:4 has 3 columns, its header 2")
     fails(put(tmp_path / "a.txt", "x"), "read as text, which has none", fields={"text": "x"})
     fails(
         table,
