@@ -57,7 +57,7 @@ def answer(
     *,
     context: Texts | None = None,
     documents: str | Path | Sequence[str | Path] = (),
-    passages: int = qa.PASSAGES,
+    passages: int | None = None,
     truncate: bool = False,
     batch: int = BATCH,
     **decoding: Any,
@@ -72,7 +72,7 @@ def answer(
     Args:
         context: a text to read the answers in, or one for each question.
         documents: files and folders to find passages in instead.
-        passages: how many of them a question is shown, if they fit the model's context.
+        passages: how many of them a question is shown, if they fit the model's context; 3 unless given.
         truncate: read the beginning of a context that is longer than the model's, in place of an error.
         model, batch, decoding: as in `translate`.
 
@@ -89,7 +89,13 @@ def answer(
     engine, params = _engine(model), _best_of(qa.TASK, decoding)
     made = [
         qa.as_question(
-            engine, document, params, context=context, index=index, passages=passages, truncate=truncate
+            engine,
+            document,
+            params,
+            context=context,
+            index=index,
+            passages=passages or qa.PASSAGES,
+            truncate=truncate,
         )
         for document, context in zip(asked, contexts)
     ]

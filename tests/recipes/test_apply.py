@@ -133,7 +133,7 @@ def test_a_killed_run_goes_on_where_it_was_and_a_finished_file_is_left_alone(
         translate(tiny_pairs, input=many, output=out)
 
 
-def test_records_become_records_with_scores(tiny_pairs, tmp_path):
+def test_records_become_records_with_scores(tiny_pairs, tmp_path, capsys):
     path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     given = [
         {"source": "one", "target": "eins", "id": "mine", "weight": math.nan},
@@ -169,6 +169,9 @@ def test_records_become_records_with_scores(tiny_pairs, tmp_path):
     path.write_text('{"source": "one"}\n\n{"source": "two words"}\n', encoding="utf-8")
     translate(tiny_pairs, input=path, output=tmp_path / "blank.txt")
     assert (tmp_path / "blank.txt").read_text(encoding="utf-8").split("\n") == [one, "", two, ""]
+    said = capsys.readouterr().err
+    assert "empty texts, which are answered emptily: 3 (first: " in said
+    assert "empty texts, which are answered emptily: 1 (first: " in said
 
 
 def test_fewer_answers_than_asked_for_leave_no_gap(tiny_pairs, tmp_path, monkeypatch):

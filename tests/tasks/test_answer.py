@@ -233,7 +233,7 @@ def test_bad_input_is_one_line(model, reader, refuses, tmp_path):
     assert str(tmp_path / "folder") in message
     both = ("answer", reader, "x?", "--context", "c", "--documents", tmp_path)
     assert "either --context or --documents, not both" in refuses(*both)
-    assert "passages=0 must be at least 1" in refuses("answer", reader, "x?", "--passages", 0)
+    assert "passages=2 are of --documents, and none" in refuses("answer", reader, "x?", "--passages", 2)
     assert "is a decoder that continues text; `answer` needs a model trained on pairs" in refuses(
         "answer", model("text"), "x?"
     )

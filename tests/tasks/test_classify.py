@@ -12,6 +12,7 @@ import plait
 from plait.data.notice import Noticed, labels_in
 from plait.errors import ConfigError
 from plait.infer.engine import Engine
+from plait.recipes.apply import apply_task
 from plait.tasks.classify import labels_of, questions_of
 from plait.text.document import Document
 
@@ -76,6 +77,11 @@ def test_labels_are_those_given_else_learned_else_the_datas(model, reader):
     assert labels_of(plain, (), data) == ["a", "b"]
     with pytest.raises(ConfigError, match="does not say which labels it has learned; name them: --labels"):
         labels_of(plain)
+
+
+def test_a_classifier_that_is_to_translate_is_told_of(model, capsys):
+    apply_task("translate", model("pairs", labels=("good", "bad")), "天气真好", decoding={"max_tokens": 2})
+    assert "learned to write good, bad alone; plait classify compares them" in capsys.readouterr().err
 
 
 def test_few_different_targets_are_labels():

@@ -111,12 +111,17 @@ def test_a_long_text_is_scored_when_asked(task, reader, works, refuses, tmp_path
     assert {row["n"] for row in json.loads(out.read_text(encoding="utf-8"))["results"]} == {2}
 
 
-def test_where_nothing_is_read_whole_it_has_no_meaning(reader, refuses, tmp_path):
+def test_it_has_no_meaning_for_running_text_and_cuts_the_context_of_a_question(
+    reader, works, refuses, tmp_path
+):
     data = tmp_path / "data.txt"
     data.write_text("a\n", encoding="utf-8")
-    for task in "perplexity", "answer":
-        message = refuses("evaluate", reader, "--task", task, "--data", data, "--truncate")
-        assert (
-            f"--truncate is for tasks that read a text whole, such as summarize and classify, not {task}"
-            in message
-        )
+    message = refuses("evaluate", reader, "--data", data, "--truncate")
+    assert (
+        "--truncate is for tasks that read a text whole, such as summarize and classify, not perp" in message
+    )
+    row = {"context": "Anna is here. " * 20, "question": "Who?", "answers": ["Anna"]}
+    (tmp_path / "long.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    words = ("evaluate", reader, "--task", "answer", "--data", tmp_path / "long.jsonl", "--max-tokens", 2)
+    assert "long.jsonl#1: the context and the question are more than the 128 tokens" in refuses(*words)
+    assert "truncate:True" in works(*words, "--truncate", "--json")

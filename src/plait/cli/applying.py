@@ -127,7 +127,7 @@ def answer(
     *,
     context: str | None = None,
     documents: Words = None,
-    passages: int = 3,
+    passages: int | None = None,
     files: Files = Files(),
     truncate: bool = False,
     beams: Answers = Answers(),
@@ -145,7 +145,7 @@ def answer(
         question: The question; without it and --input, lines are read from the terminal or a pipe.
         context: A text to read the answer in, or the file that holds it.
         documents: Files and folders to search for what a question is about, in place of --context.
-        passages: With --documents, passages the model reads for a question, if they fit its context.
+        passages: With --documents, passages the model reads for a question, if they fit; default: 3.
         truncate: Read only the beginning of a --context that leaves no room for the question and its answer.
     """
     from plait.recipes.answer import answer as run

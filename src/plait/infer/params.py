@@ -119,7 +119,7 @@ class BeamParams(Config):
             not beat the worst of them if it ended where it is.
     """
 
-    beams: int = Field(default=4, ge=1)
+    beams: int = Field(default=4, ge=1, le=1000)
     length_penalty: float = Field(default=1.0, ge=0, le=10)
     no_repeat_ngram: int = Field(default=0, ge=0)
     min_tokens: int = Field(default=0, ge=0)

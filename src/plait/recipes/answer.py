@@ -34,7 +34,7 @@ def answer(
     *,
     context: str | None = None,
     documents: Sequence[str | Path] = (),
-    passages: int = 3,
+    passages: int | None = None,
     input: str | Path | None = None,
     output: str | Path | None = None,
     fields: Mapping[str, str | int] | None = None,
@@ -50,7 +50,7 @@ def answer(
         model: a model, step or run directory.
         context: a text, or the file that holds it, for questions without a context of their own.
         documents: files and folders to find passages in instead.
-        passages: how many of them a question is shown, if they fit the model's context.
+        passages: how many of them a question is shown, if they fit the model's context; 3 unless given.
         truncate: read the beginning of a context that does not fit the model's, in place of an error.
         input, output, fields, batch: see `plait.recipes.apply.read_request` and `Request`.
         decoding: fields of `BeamParams` that differ from the task's own.
@@ -67,7 +67,7 @@ def answer(
     from plait.infer.engine import Engine
     from plait.tasks import answer as task
 
-    index = index_of(documents) if documents else None
+    index, most = index_of(documents) if documents else None, passages or task.PASSAGES
     params = task.TASK.decoding_with(decoding)
     check_lines(request, params.n)
     engine = Engine(model, device=device, dtype=dtype)
@@ -75,7 +75,7 @@ def answer(
     def check(records: Sequence[Document]) -> list[task.Question]:
         questions = [
             task.as_question(
-                engine, record, params, context=text, index=index, passages=passages, truncate=truncate
+                engine, record, params, context=text, index=index, passages=most, truncate=truncate
             )
             for record in records
         ]
@@ -98,17 +98,19 @@ def answer(
         answer=found,
         show=_shown,
         line=lambda row: row["completion"],
-        made_with=made_with(engine, f"{params.describe()}{_read(text, index, passages)}"),
+        made_with=made_with(engine, f"{params.describe()}{_read(text, index, most)}"),
         each=params.n,
     )
     respond(request, application)
 
 
-def check_sources(context: object, documents: object, passages: int) -> None:
-    """Refuse a context beside documents, and documents of which nothing is shown; raises ConfigError."""
+def check_sources(context: object, documents: object, passages: int | None) -> None:
+    """Refuse a context beside documents, and passages of none or none of them; raises ConfigError."""
     if context is not None and documents:
         raise ConfigError("a question has either --context or --documents, not both")
-    if passages < 1:
+    if passages is not None and not documents:
+        raise ConfigError(f"passages={passages} are of --documents, and none are named; leave it out")
+    if passages is not None and passages < 1:
         raise ConfigError(f"passages={passages} must be at least 1")
 
 

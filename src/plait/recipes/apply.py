@@ -161,6 +161,8 @@ def apply_task(
     params = task.decoding_with(decoding)
     check_lines(request, params.n)
     engine = Engine(model, device=device, dtype=dtype)
+    if engine.labels:
+        warn(f"{engine.name} learned to write {', '.join(engine.labels)} alone; plait classify compares them")
     room = room_of(engine, params) if truncate else None
     application = Application(
         name,
@@ -254,6 +256,8 @@ def _interactive(application: Application) -> None:
 
 def _file(request: Request, application: Application) -> None:
     target = None if request.output is None else Path(request.output)
+    if empty := [document.id for document in request.documents if nothing_to_read(document)]:
+        warn(f"empty texts, which are answered emptily: {len(empty):,} (first: {empty[0]})")
     if target is None:
         _print_lines(application, request.documents, 8 * request.batch)
         return

@@ -74,7 +74,7 @@ def _parse(text: str, place: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         where = f"{place}:{error.lineno}" if error.lineno > 1 else place
-        raise InputError(f"{where} is not valid JSON: {error.msg} (column {error.colno})") from None
+        raise InputError(f"{where} is not valid JSON: {error.msg} (column {error.colno}); mend it") from None
     except RecursionError:
         raise InputError(f"{place} is nested too deeply to be data; check the file") from None
 
@@ -148,7 +148,9 @@ def _cells(source: Source, on_bytes: OnBytes) -> Iterator[tuple[int, list[str]]]
             yield first, cells
             first = reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{source.name}:{reader.line_num} is not valid CSV: {error}") from None
+        raise InputError(
+            f"{source.name}:{reader.line_num} is not valid CSV: {error}; mend the row from line {first} on"
+        ) from None
 
 
 def parquet_rows(source: Source, on_skip: Skip, on_bytes: OnBytes = None) -> Iterator[Row]:
