@@ -90,6 +90,7 @@ def randomize(model: torch.nn.Module) -> None:
 
 def theirs(name: str):
     kind, settings = THEIRS[name]
+    torch.manual_seed(0)
     config = getattr(transformers, f"{kind}Config")(**json.loads(json.dumps(settings)))
     model = getattr(transformers, f"{kind}LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")(config)
     randomize(model)
