@@ -12,7 +12,7 @@ from plait.config import build, merge, nested, read_yaml
 from plait.eval.text import TextScore, score_text
 from plait.infer.engine import Engine
 from plait.infer.params import Completion, SamplingParams
-from plait.recipes.recipe import Recipe, find_recipe
+from plait.recipes.recipe import Recipe, changed, find_recipe
 from plait.recipes.train import train_steps
 from plait.train.loop import Step
 
@@ -41,9 +41,10 @@ def train(
             divergence, no memory or no disk space.
     """
     values, source = _values(recipe)
+    given: dict[str, Any] = {}
     for key, value in changes.items():
-        values = merge(values, nested(key, value))
-    steps = train_steps(build(Recipe, values, source=source), resume=resume)
+        given = merge(given, nested(key, value))
+    steps = train_steps(build(Recipe, changed(values, given), source=source), resume=resume)
     kept = weakref.ref(steps)  # a strong one would hold the run after the loop is left
 
     def close_at_exit() -> None:

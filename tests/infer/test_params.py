@@ -75,29 +75,32 @@ def test_what_a_model_recommends_is_taken_where_it_can_be_done(config, fields, t
 
 
 def test_tokens_that_a_model_rules_out_or_forces_are_read_where_they_stand(tmp_path):
-    assert token_rules(tmp_path) == TokenRules()
-    (tmp_path / "config.json").write_text(
-        '{"forced_eos_token_id": 2, "bad_words_ids": [[7], [8, 9]]}', "utf-8"
-    )
-    assert token_rules(tmp_path) == TokenRules(never=frozenset([7]), last=frozenset([2]))
+    def rules(file: str, **content) -> TokenRules:
+        (tmp_path / file).write_text(json.dumps(content), "utf-8")
+        return token_rules(tmp_path, frozenset([9]))
+
+    assert token_rules(tmp_path, frozenset([9])) == TokenRules()
+    old = {"forced_eos_token_id": 2, "bad_words_ids": [[7], [8, 9], [2], [3]], "eos_token_id": 3}
+    assert rules("config.json", **old) == TokenRules(never=frozenset([7]), last=frozenset([2]))
     new = {
         "suppress_tokens": [1],
         "forced_bos_token_id": 5,
         "forced_eos_token_id": [2, 3],
         "bad_words_ids": None,
     }
-    (tmp_path / "generation_config.json").write_text(json.dumps(new), "utf-8")
-    assert token_rules(tmp_path) == TokenRules(never=frozenset([1]), first=5, last=frozenset([2, 3]))
-    (tmp_path / "generation_config.json").write_text(
-        '{"suppress_tokens": "all", "forced_bos_token_id": "a"}', "utf-8"
-    )
-    assert token_rules(tmp_path) == TokenRules()
+    found = rules("generation_config.json", **new)
+    assert found == TokenRules(never=frozenset([1]), first=5, last=frozenset([2, 3]))
+    wrong = {"suppress_tokens": [True, -1, "a"], "forced_bos_token_id": True, "forced_eos_token_id": "a"}
+    assert rules("generation_config.json", **wrong) == TokenRules()
+    # a model of ours that was saved before it said so
+    assert rules("generation_config.json", trained_on="pairs") == TokenRules(never=frozenset([9]))
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"beams": 0}, "beams=0 is not valid: input should be greater than or equal to 1"),
+        ({"beams": 1001}, "beams=1001 is not valid: input should be less than or equal to 1000"),
         ({"n": 5}, "n=5 is more than beams=4; use n=4 or beams=5"),
         ({"n": 0}, "n=0 is not valid"),
         (

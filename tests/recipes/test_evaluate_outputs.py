@@ -143,7 +143,7 @@ def test_json_is_what_the_file_holds(capsys):
         ("--hypotheses ours.txt --references gold.txt --metric bleu --stem", "--stem is for rouge"),
         ("--hypotheses ours.txt --references gold.txt --metric accuracy --tokenize zh", "--tokenize is for"),
         ("--hypotheses gold.txt --references ours.hyp --metric bleu",
-         "gold.txt and ours.hyp look like references and hypotheses by their names (gold, hyp); are "
+         "gold.txt and ours.hyp look like references and hypotheses by their names; are "
          "--hypotheses and --references swapped? If not, rename one"),
         ("--hypotheses gold.txt --references made.jsonl --field completion --metric bleu",
          "made.jsonl, the references, holds answers made with model:a; are --hypotheses and"),
@@ -158,7 +158,7 @@ def test_json_is_what_the_file_holds(capsys):
         ("--hypotheses none.txt --references gold.txt --metric bleu", "'none.txt' does not exist"),
         ("--hypotheses ours.txt --references gold.txt --metric bleu --out gold.txt", "holds no scores"),
         ("--predictions both.jsonl --field said", "record 1 lacks 'ans0' of BBQ; found: said"),
-        ("--predictions both.jsonl --field said --task answer", "is for --task bbq, not answer; name that"),
+        ("--predictions both.jsonl --field said --task answer", "is for --task bbq, not answer; use"),
         ("--predictions both.jsonl --task bbq", "--field names what holds the predictions of both.jsonl"),
         ("--predictions both.jsonl --task bbq --field answer", "both.jsonl:1 has no field 'answer'"),
         ("--predictions both.jsonl --task bbq --field said", "record 1 lacks 'ans0' of BBQ; found: said"),
@@ -171,17 +171,25 @@ def test_bad_requests_are_one_line(words, message, capsys):
     Path("short.txt").write_text("one\n", encoding="utf-8")
     Path("empty.csv").write_text("said,gold\n", encoding="utf-8")
     shutil.copy("ours.txt", "ours.hyp")
-    made = '{"id": "a#1", "completion": "a", "made_with": "model:a"}\n'
+    made = '{"id": "a#1", "target": "b", "completion": "a", "made_with": "model:a"}\n'
     Path("made.jsonl").write_text(made * 3, encoding="utf-8")
     assert message in refused(words, capsys)
 
 
 def test_names_that_look_like_outputs_are_warned_of_and_a_language_harms_nothing(capsys):
-    shutil.copy("gold.txt", "gold.output.txt")
-    assert run("--hypotheses ours.txt --references gold.output.txt --metric chrf --lang zh") == 0
-    assert (
-        "gold.output.txt, the references, looks like outputs by its name (output)" in capsys.readouterr().err
-    )
+    shutil.copy("gold.txt", "test.output.txt")
+    assert run("--hypotheses ours.txt --references test.output.txt --metric chrf --lang zh") == 0
+    assert "test.output.txt, the references, looks like outputs by its name;" in capsys.readouterr().err
+
+
+def test_one_file_may_hold_both_sides_and_a_table_no_header(capsys):
+    rows = '{"target": "a cat", "completion": "a cat", "made_with": "model:a"}\n'
+    Path("predictions.jsonl").write_text(rows * 2, encoding="utf-8")
+    Path("table.tsv").write_text("yes\tyes\nno\tno\n", encoding="utf-8")
+    both = "--field hypotheses=completion --field references=target --metric bleu"
+    assert run(f"--hypotheses predictions.jsonl --references predictions.jsonl {both}") == 0
+    assert run("--hypotheses table.tsv --references table.tsv --field 1 --metric accuracy") == 0
+    assert "swapped" not in capsys.readouterr().err
 
 
 def test_a_file_of_blank_lines_holds_empty_outputs(capsys):

@@ -1,7 +1,8 @@
 import pytest
 
+import plait
 from plait.config import build, dump_yaml, merge, parse_yaml
-from plait.errors import ConfigError
+from plait.errors import ConfigError, InputError
 from plait.nn.config import ModelConfig
 from plait.recipes.recipe import (
     FromModel,
@@ -12,6 +13,7 @@ from plait.recipes.recipe import (
     load_recipe,
     shipped_recipes,
 )
+from plait.recipes.show import show
 from plait.text.tokenizer_config import TokenizerConfig
 
 BASE = {"out": "runs/x", "data": {"text": "a.txt"}, "train": {"steps": 10}}
@@ -51,10 +53,14 @@ def test_overrides_win_over_the_file(tmp_path):
     assert loaded.model.width == 64
 
 
-def test_a_model_to_start_from_takes_the_place_of_the_one_described():
+def test_a_model_to_start_from_takes_the_place_of_the_one_described(tmp_path):
     loaded = load_recipe("translate", ["model.from=runs/old", "data.pairs=a.csv", "model.dropout=0.2"])
     assert loaded.model == FromModel.model_validate({"from": "runs/old", "dropout": 0.2})
     assert loaded.tokenizer == TokenizerConfig()
+    show("translate", ["model.from=runs/old"])
+    changes = {"model.dropout": 0.2, "model": {"from": "nowhere"}, "out": str(tmp_path / "x")}
+    with pytest.raises(InputError, match=r"'pairs\.csv' does not exist"):  # so the recipe itself is good
+        next(plait.train("translate", **changes))
     kept = load_recipe("chat", ["model.dropout=0.2"]).model
     assert kept == FromModel.model_validate({"from": "runs/complete", "dropout": 0.2})
 

@@ -55,6 +55,11 @@ def test_a_context_is_cut_to_what_fits_and_a_question_never(model, reader):
             as_question(engine, Document("q", "x" * 200), DECODING)
         with pytest.raises(PromptError, match=r"q: the context and the question are more than"):
             as_question(engine, Document("q", "Where is Anna?"), DECODING, context="Anna is here. " * 20)
+        one = len(as_question(engine, Document("q", "x"), DECODING).prompt)
+        full = Document("q", "x" * (room - one + 1))
+        assert len(as_question(engine, full, DECODING).prompt) == room
+        with pytest.raises(PromptError, match=r"q: the context and the question are more than"):
+            as_question(engine, full, DECODING, context="Anna.")
 
 
 def test_a_huge_context_is_never_tokenized_whole(reader, monkeypatch):
@@ -233,7 +238,7 @@ def test_bad_input_is_one_line(model, reader, refuses, tmp_path):
     assert str(tmp_path / "folder") in message
     both = ("answer", reader, "x?", "--context", "c", "--documents", tmp_path)
     assert "either --context or --documents, not both" in refuses(*both)
-    assert "passages=2 are of --documents, and none" in refuses("answer", reader, "x?", "--passages", 2)
+    assert "passages=2 is for --documents, and none" in refuses("answer", reader, "x?", "--passages", 2)
     assert "is a decoder that continues text; `answer` needs a model trained on pairs" in refuses(
         "answer", model("text"), "x?"
     )

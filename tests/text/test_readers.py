@@ -205,7 +205,7 @@ def test_fields_rename_columns_join_lists_and_number_headerless_tables(tmp_path,
         fields={"source": 0, "tgt": 1},
     )
     fails(
-        put(tmp_path / "b.csv", "en;zh\na;甲\n"), "b.csv:1 has one column, 'en;zh': .* not ';'; save it with"
+        put(tmp_path / "b.csv", "en;zh\na;甲\n"), "b.csv:1 has one column, 'en;zh'; .* not ';'; save it with"
     )
 
 

@@ -77,7 +77,10 @@ def save_model(
 
 
 def save(model: Decoder, tokenizer: Tokenizer | None, directory: str | Path, **options: Any) -> Path:
-    """Save a model in its own dtype; `options` as in `save_model`."""
+    """Save a model in its own dtype; `options` as in `save_model`.
+
+    What the generation_config.json of another directory says is not kept, unless given as `generation`.
+    """
     weights = dict(model.named_parameters())
     dtype = str(next(iter(weights.values())).dtype).removeprefix("torch.")
     return save_model(directory, weights, model.config, tokenizer, **{"save_dtype": dtype, **options})
@@ -106,9 +109,9 @@ def write_model(
     if config.encoder_layers:
         start = tokens.get("pad_token_id") if config.decoder_start < 0 else config.decoder_start
         tokens |= {} if start is None else {"decoder_start_token_id": start}
-        never = {tokens.get("pad_token_id"), start} - {None, *(tokenizer.stop_ids if tokenizer else ())}
-        # transformers ends after 20 tokens where nothing is said; of padding it has learned nothing
-        usual = {"max_length": config.context, "suppress_tokens": sorted(never)}
+        never = sorted(tokenizer.unlearned(start)) if tokenizer else []
+        # transformers ends after 20 tokens where nothing is said
+        usual = {"max_length": config.context} | ({"suppress_tokens": never} if never else {})
         generation = usual | dict(generation or {})
     _write_json(directory / "config.json", to_hf_config(config, dtype=save_dtype, tokens=tokens))
     _write_json(directory / "generation_config.json", tokens | dict(generation or {}))

@@ -146,7 +146,7 @@ def answer(
         context: A text to read the answer in, or the file that holds it.
         documents: Files and folders to search for what a question is about, in place of --context.
         passages: With --documents, passages the model reads for a question, if they fit; default: 3.
-        truncate: Read only the beginning of a --context that leaves no room for the question and its answer.
+        truncate: Read only the beginning of a context that leaves no room for the question and its answer.
     """
     from plait.recipes.answer import answer as run
 

@@ -38,7 +38,7 @@ class Paired:
     Attributes:
         values, intervals: of the first and the second system.
         difference: first minus second, with its interval.
-        p_value: how probable so large a difference is among systems that are equally good (two-sided).
+        p_value: how probable so large a difference is among systems that are equally good.
     """
 
     values: tuple[float, float]
@@ -75,9 +75,9 @@ def paired(
 ) -> Paired:
     """Compare two systems by drawing the same samples for both (Koehn 2004, section 5).
 
-    The p-value is that of `sacrebleu --paired-bs`: how often the difference of a draw, less the mean of all
-    draws, is larger than the difference itself (Riezler and Maxwell 2005). It is 1 where both are
-    equal.
+    The p-value is that of `sacrebleu --paired-bs`: `(1 + times) / (1 + resamples)`, of the times that the
+    size of a draw's difference, less the mean size, is larger than the size of the difference itself
+    (Riezler and Maxwell 2005). Where both are equal it is 1.
     """
     everything = np.arange(samples)
     one, other = first(everything), second(everything)

@@ -17,7 +17,7 @@ from plait.text.tables import Row, json_file, json_lines, parquet_rows, table_ro
 
 # words in the names of files that are outputs of a system, and of those that are given
 OUTPUTS = re.compile("hyps?|hypothes[ie]s|pred(iction)?s?|outputs?")
-GIVEN = re.compile("ref(erence)?s?|gold|targets?")
+GIVEN = re.compile("ref(erence)?s?|gold|targets?|expected")
 
 
 def read_hypotheses(path: str, fields: Sequence[str], references: Sequence[str]) -> list[str]:
@@ -74,8 +74,11 @@ def read_records(path: str) -> Iterator[Row]:
     return _rows(source)
 
 
-def check_sides(hypotheses: str, references: Sequence[str]) -> None:
+def check_sides(hypotheses: str, references: Sequence[str], fields: Sequence[str]) -> None:
     """Refuse the two sides where contents or names say that each stands in the place of the other.
+
+    Args:
+        fields: what is read of the references, where they are records.
 
     Raises:
         InputError: references that plait wrote as answers; a name like `ref` among the hypotheses beside one
@@ -83,24 +86,26 @@ def check_sides(hypotheses: str, references: Sequence[str]) -> None:
     """
     swapped = "are --hypotheses and --references swapped?"
     for path in references:
+        if path == hypotheses:  # its fields tell the sides apart
+            continue
         source = _source(path)
-        row = next(_rows(source), None) if source.kind in RECORDS else None
-        if row is not None and "made_with" in row[2]:
-            model = f"{row[2]['made_with']:.60}"
-            raise InputError(f"{path}, the references, holds answers made with {model}; {swapped}")
-        made, given = _word(path, OUTPUTS), _word(hypotheses, GIVEN)
+        if source.kind == ".jsonl" and set(fields) & {"completion", "prediction"}:
+            _, _, row = next(_rows(source), (0, "", {}))
+            if model := row.get("made_with"):
+                raise InputError(f"{path}, the references, holds answers made with {model!s:.60}; {swapped}")
+        made, given = _is_named(path, OUTPUTS, GIVEN), _is_named(hypotheses, GIVEN, OUTPUTS)
         if made and given:
             raise InputError(
-                f"{hypotheses} and {path} look like references and hypotheses by their names ({given}, "
-                f"{made}); {swapped} If not, rename one"
+                f"{hypotheses} and {path} look like references and hypotheses by their names; {swapped} "
+                "If not, rename one"
             )
         if made:
-            log.warn(f"{path}, the references, looks like outputs by its name ({made}); {swapped}")
+            log.warn(f"{path}, the references, looks like outputs by its name; {swapped}")
 
 
-def _word(path: str, pattern: re.Pattern[str]) -> str | None:
+def _is_named(path: str, so: re.Pattern[str], not_so: re.Pattern[str]) -> bool:
     words = re.findall("[a-z]+", Path(path).name.lower())
-    return next((word for word in words if pattern.fullmatch(word)), None)
+    return any(map(so.fullmatch, words)) and not any(map(not_so.fullmatch, words))
 
 
 def check_length(path: str, length: int, other: str, count: int) -> None:
@@ -157,7 +162,7 @@ def _column(source: Source, name: str | None, side: str, others: Sequence[str]) 
 
 def _rows(source: Source, field: str | None = None) -> Iterator[Row]:
     def refuse(where: str, reason: str) -> NoReturn:
-        raise InputError(f"{where} cannot be used: {reason}; mend or remove it on both sides")
+        raise InputError(f"{where} cannot be used: {reason}; mend or remove it, on the other side too")
 
     if source.kind in (".csv", ".tsv"):
         return table_rows(source, {"text": int(field)} if field and field.isdecimal() else None, refuse)

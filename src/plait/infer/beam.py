@@ -101,7 +101,7 @@ def beam_search(
             ban_repeats(logprobs, beams.tokens.flatten(0, 1), params.no_repeat_ngram)
         if len(opening) and not made:
             _force(logprobs, opening, [True] * len(logprobs))
-        if len(closing):
+        if len(closing) and any(last):
             _force(logprobs, closing, [full for full in last for _ in range(beams.totals.shape[1])])
         logprobs.index_fill_(1, banned, -math.inf)
         # at most len(ending) candidates of a beam end, so among this many at least `beams` go on
@@ -238,7 +238,7 @@ def _finish(
     Args:
         ended: bool `[inputs, candidates]`: the newest token is an end token.
         last: of each input, whether there is no room for another token.
-        forced: an end for want of room is an end token all the same.
+        forced: where there is no room for more, an end token is forced: no sign that all is said.
     """
     made = candidates.logprobs.shape[2]
     stops = ended[:, : params.beams].tolist()

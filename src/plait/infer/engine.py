@@ -71,7 +71,7 @@ class Engine:
         self.recommended: dict[str, float] = {}
         self.learned: str | None = None
         self.labels: list[str] = []
-        self.rules = TokenRules()
+        directory: Path | None = None
         if not isinstance(model, Decoder):
             from plait.checkpoint.directory import load
             from plait.checkpoint.resolve import named, resolve, weights_digest
@@ -79,7 +79,7 @@ class Engine:
             directory = resolve(model)
             decoder, loaded = load(directory)
             self.recommended, self.learned = recommended(directory), learned_from(directory)
-            self.labels, self.rules = labels_from(directory), token_rules(directory)
+            self.labels = labels_from(directory)
             self.name, version = named(model, directory)
             self.version = f"{version}@{weights_digest(directory)}"
             tokenizer = tokenizer or loaded
@@ -88,6 +88,8 @@ class Engine:
             decoder = model
         if tokenizer is None:
             raise ConfigError("an Engine on a Decoder needs its tokenizer: Engine(decoder, tokenizer)")
+        never = tokenizer.unlearned(decoder.config.decoder_start)
+        self.rules = TokenRules(never) if directory is None else token_rules(directory, never)
         where = None if device is None else pick_device(device)
         self.model = decoder.to(device=where, dtype=_dtype(dtype)).eval()
         self.tokenizer = tokenizer

@@ -156,6 +156,8 @@ class BeamParams(Config):
 class TokenRules:
     """Tokens that beam search must or must not write, as a model's generation_config.json has it.
 
+    Sampling does not look at them.
+
     Attributes:
         never: ids that are not written: `suppress_tokens`, and those of `bad_words_ids` that stand alone.
         first: the first token of every answer, such as the target language of mBART: `forced_bos_token_id`.
@@ -176,7 +178,8 @@ class Hypothesis:
         score: sum(logprobs) / len(logprobs)**length_penalty.
         logprobs: of each of `tokens`, and of the end token where there is one: what the model itself gives
             (softmax of its logits, before tokens are ruled out); 0 where `TokenRules` leave no choice.
-        finish_reason: "stop" at an end token, "length" where there was no room for more.
+        finish_reason: "stop" at an end token, "length" where there was no room for more, also where an end
+            token is forced there.
     """
 
     tokens: list[int]
@@ -250,24 +253,26 @@ def recommended(directory: Path) -> dict[str, float]:
     return fields
 
 
-def token_rules(directory: Path) -> TokenRules:
-    """What a model's generation_config.json says of tokens, or its config.json where that file is missing."""
-    given = _generation_config(directory)
-    words = [word for word in _list(given.get("bad_words_ids")) if isinstance(word, list)]
-    first, last = given.get("forced_bos_token_id"), given.get("forced_eos_token_id")
-    return TokenRules(
-        never=_ids([*_list(given.get("suppress_tokens")), *(word[0] for word in words if len(word) == 1)]),
-        first=first if isinstance(first, int) else None,
-        last=_ids(_list(last) or [last]),
-    )
+def token_rules(directory: Path, unlearned: frozenset[int]) -> TokenRules:
+    """What a model's generation_config.json says of tokens, or its config.json where that file is missing.
+
+    Args:
+        unlearned: tokens that no target holds, which a model of plait does not write, whether it says so or
+            not.
+    """
+    given = _json(directory / "generation_config.json") or _json(directory / "config.json")
+    first, last = (_ids(given.get(f"forced_{end}_token_id")) for end in ("bos", "eos"))
+    words = given.get("bad_words_ids")
+    alone = [word[0] for word in words if isinstance(word, list) and len(word) == 1] if words else []
+    # as in transformers, a word that is ruled out does not keep an answer from its beginning and end
+    ruled_out = _ids(alone) - first - last - _ids(given.get("eos_token_id"))
+    suppressed = _ids(given.get("suppress_tokens", list(unlearned) if LEARNED in given else None))
+    return TokenRules(never=ruled_out | suppressed, first=next(iter(first), None), last=last)
 
 
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _ids(values: list[Any]) -> frozenset[int]:
-    return frozenset(value for value in values if isinstance(value, int))
+def _ids(value: Any) -> frozenset[int]:
+    values = value if isinstance(value, list) else [value]
+    return frozenset(id for id in values if type(id) is int and id >= 0)  # a bool is no id
 
 
 def learned_from(directory: Path) -> str | None:
@@ -285,13 +290,13 @@ def labels_from(directory: Path) -> list[str]:
 
 
 def _generation_config(directory: Path) -> dict[str, Any]:
-    """Of old models, which have no such file, it is part of config.json, as transformers has it too."""
-    for name in ("generation_config.json", "config.json"):
-        try:
-            given = json.loads((directory / name).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError):
-            return {}
-        return given if isinstance(given, dict) else {}
-    return {}
+    return _json(directory / "generation_config.json")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is none."""
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return given if isinstance(given, dict) else {}

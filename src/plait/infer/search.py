@@ -66,8 +66,13 @@ def _search(prompts: list[Sequence[int]], engine: Engine, params: BeamParams) ->
             cache.select(rows)
         return engine.decode(tokens, cache)
 
-    # a head may be padded beyond the tokenizer
-    rules = replace(engine.rules, never=engine.rules.never.union(range(engine.vocab, config.vocab)))
+    rules = replace(
+        engine.rules,
+        never=engine.rules.never.union(
+            range(engine.vocab, config.vocab)
+        ),  # of a head padded beyond the tokenizer
+        first=engine.rules.first if engine.encodes else None,  # a decoder's prompt is begun already
+    )
     return beam_search(
         logits,
         step,

@@ -109,7 +109,7 @@ def check_sources(context: object, documents: object, passages: int | None) -> N
     if context is not None and documents:
         raise ConfigError("a question has either --context or --documents, not both")
     if passages is not None and not documents:
-        raise ConfigError(f"passages={passages} are of --documents, and none are named; leave it out")
+        raise ConfigError(f"passages={passages} is for --documents, and none are named; leave it out")
     if passages is not None and passages < 1:
         raise ConfigError(f"passages={passages} must be at least 1")
 

@@ -162,7 +162,8 @@ def apply_task(
     check_lines(request, params.n)
     engine = Engine(model, device=device, dtype=dtype)
     if engine.labels:
-        warn(f"{engine.name} learned to write {', '.join(engine.labels)} alone; plait classify compares them")
+        some = ", ".join(engine.labels[:3]) + ", ..." * (len(engine.labels) > 3)
+        warn(f"{engine.name} learned to write {some} alone; plait classify compares them")
     room = room_of(engine, params) if truncate else None
     application = Application(
         name,

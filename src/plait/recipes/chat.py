@@ -46,6 +46,7 @@ def chat(
 
     Args:
         model: a model, step or run directory.
+        text: one message to answer.
         system: an instruction that stands before every conversation.
         input, output, fields: see `plait.recipes.apply.read_request` and `Request`; a record holds
             `messages`, a plain line is what a user says.

@@ -55,8 +55,8 @@ def evaluate_outputs(
     ours, theirs = _one(listed(hypotheses), listed(references)), listed(references)
     if out is not None:
         check_replaceable(out)
-    samples.check_sides(ours, theirs)
     ours_in, theirs_in = _fields(listed(field), [ours, *theirs])
+    samples.check_sides(ours, theirs, theirs_in)
     texts = samples.read_hypotheses(ours, ours_in, theirs)
     sets = samples.read_references(theirs, theirs_in, ours, len(texts))
     advise(metrics, options, [text for text in sets[0] if text])
@@ -87,7 +87,7 @@ def evaluate_predictions(
 
     Args:
         predictions: a file of records, each with its prediction.
-        task: `bbq`, which is the only one, so that none means it too; see `plait.eval.bbq`.
+        task: `bbq`, also if left out; see `plait.eval.bbq`.
         field: the field that holds the prediction.
         data: the benchmark's own files, which `predictions` then refers to by `example_id` (and `category`).
         out, as_json: as in `evaluate_outputs`.
@@ -99,7 +99,7 @@ def evaluate_predictions(
     from plait.eval.bbq import bbq
 
     if listed(task) not in (["bbq"], []):
-        raise ConfigError(f"--predictions is for --task bbq, not {' '.join(listed(task))}; name that task")
+        raise ConfigError(f"--predictions is for --task bbq, not {' '.join(listed(task))}; use --task bbq")
     names, path, files = listed(field), str(predictions), listed(data)
     if len(names) != 1:
         raise InputError(f"--field names what holds the predictions of {path}; give it once")

@@ -84,16 +84,18 @@ class Recipe(Config):
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file (or a shipped recipe by name) and apply dotted overrides.
 
-    `model.from` takes the place of a model that the file describes and of its tokenizer.
-
     Raises:
         ConfigError: naming the file, the key and the remedy.
     """
     path = find_recipe(path)
-    given, changes = read_yaml(path), parse_overrides(overrides)
-    if _starts_from(changes) and not _starts_from(given):
-        given = {name: part for name, part in given.items() if name not in ("model", "tokenizer")}
-    return build(Recipe, merge(given, changes), source=str(path))
+    return build(Recipe, changed(read_yaml(path), parse_overrides(overrides)), source=str(path))
+
+
+def changed(recipe: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's content with changes; `model.from` takes the place of another model and its tokenizer."""
+    if _starts_from(changes) and not _starts_from(recipe):
+        recipe = {name: part for name, part in recipe.items() if name not in ("model", "tokenizer")}
+    return merge(recipe, changes)
 
 
 def _starts_from(recipe: Mapping[str, Any]) -> bool:

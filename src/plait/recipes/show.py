@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plait.config import build, merge, parse_overrides, read_yaml
+from plait.config import build, parse_overrides, read_yaml
 from plait.errors import BusyError, ConfigError, did_you_mean
 from plait.log import say, table
-from plait.recipes.recipe import Recipe, find_recipe, flatten, shipped_recipes
+from plait.recipes.recipe import Recipe, changed, find_recipe, flatten, shipped_recipes
 
 MEASURED = ("train.device", "train.dtype", "train.compile", "train.threads", "train.micro_batch")
 
@@ -19,7 +19,7 @@ def show(recipe: str | Path, overrides: Sequence[str] = ()) -> None:
     """Print each key, its value, and whether the file, the command line or a default gave it."""
     path = find_recipe(recipe)
     written, given = read_yaml(path), parse_overrides(overrides)
-    built = build(Recipe, merge(written, given), source=str(path))
+    built = build(Recipe, changed(written, given), source=str(path))
     in_file, on_line = flatten(written), flatten(given)
 
     def origin(key: str, value: Any) -> str:

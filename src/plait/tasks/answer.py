@@ -149,10 +149,11 @@ def as_question(
     if index is None or document.record.get("context"):
         whole = document.record.get("context") or ""
         held = fitted(whole)
-        if held != whole and held and not truncate:
+        if held != whole and not truncate:
+            _question(engine, document, "", [], cut=True)  # one that does not fit even so is told so
             raise PromptError(
                 f"{document.id}: the context and the question are more than the {room} tokens that the model "
-                "has for them; shorten the context"
+                "has for them; shorten the context, or have it truncated"
             )
         return _question(engine, document, held, [], cut=held != whole)
     found = index.search(document.record["question"], passages)

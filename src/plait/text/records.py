@@ -22,7 +22,7 @@ STRINGS = (
     "text", "source", "target", "context", "question", "prompt", "instruction", "input", "output",
     "prefix", "suffix", "middle",
 )  # fmt: skip
-FIELDS = (*STRINGS, "messages", "answers", "chosen", "rejected", "task")
+FIELDS = (*STRINGS, "messages", "answers", "chosen", "rejected", "label", "task", "id")
 ROLES = ("system", "user", "assistant")
 
 

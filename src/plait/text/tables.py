@@ -115,13 +115,13 @@ def table_rows(
         columns = [name.strip() for name in names]
         if twice := next((name for name in columns if columns.count(name) > 1), None):
             raise InputError(f"{source.name}:{line} names the column {twice!r} twice; rename one of them")
-        other = next((mark for mark in ";\t" if source.kind == ".csv" and mark in "".join(columns)), None)
-        if len(columns) == 1 and other:
-            raise InputError(
-                f"{source.name}:{line} has one column, {columns[0]!r}: commas part columns of a .csv, not "
-                f"{other!r}; save it with commas, or with tabs as .tsv"
-            )
         if len(columns) == 1:
+            other = next((mark for mark in ";\t" if mark in columns[0]), None)
+            if source.kind == ".csv" and other:
+                raise InputError(
+                    f"{source.name}:{line} has one column, {columns[0]!r}; commas part those of a .csv, not "
+                    f"{other!r}; save it with commas, or with tabs as .tsv"
+                )
             rows = ((line, cells or [""]) for line, cells in rows)
     for number, (line, cells) in enumerate(_but_blank(rows, source.name, on_skip), 1):
         place = f"{source.name}:{line}"

@@ -163,6 +163,10 @@ class Tokenizer:
         first = next((at for at in range(len(framed)) if framed[at : at + len(alone)] == alone), 0)
         return framed[:first], framed[first + len(alone) :]
 
+    def unlearned(self, start: int | None) -> frozenset[int]:
+        """Ids that no target holds: the padding, and what targets begin with, unless it ends them too."""
+        return frozenset(id for id in (self.pad_id, start) if id is not None) - {*self.stop_ids}
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, nothing added; a special token spelled in it becomes that token.
 
