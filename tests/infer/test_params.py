@@ -10,7 +10,8 @@ import pytest
 
 from plait.config import build
 from plait.errors import ConfigError
-from plait.infer.params import BeamParams, SamplingParams, TokenRules, recommended, token_rules
+from plait.infer.generation_config import recommended, token_rules
+from plait.infer.params import BeamParams, SamplingParams, TokenRules
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,7 @@ def test_tokens_that_a_model_rules_out_or_forces_are_read_where_they_stand(tmp_p
     assert found == TokenRules(never=frozenset([1]), first=5, last=frozenset([2, 3]))
     wrong = {"suppress_tokens": [True, -1, "a"], "forced_bos_token_id": True, "forced_eos_token_id": "a"}
     assert rules("generation_config.json", **wrong) == TokenRules()
+    assert rules("generation_config.json", bad_words_ids=5, suppress_tokens={}) == TokenRules()
     # a model of ours that was saved before it said so
     assert rules("generation_config.json", trained_on="pairs") == TokenRules(never=frozenset([9]))
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from plait.device import DTYPES, pick_device
 from plait.errors import ConfigError, ModelError, did_you_mean
 from plait.infer.cache import KVCache
+from plait.infer.generation_config import labels_from, learned_from, recommended, token_rules
 from plait.infer.logprobs import head, log_probabilities, refuse_nan, row_logprobs
 from plait.infer.params import (
     Completion,
@@ -19,10 +20,6 @@ from plait.infer.params import (
     SamplingParams,
     TokenLogprob,
     TokenRules,
-    labels_from,
-    learned_from,
-    recommended,
-    token_rules,
 )
 from plait.infer.prompts import check_bias, check_ids, check_room, completion_ids, side_by_side, source_ids
 from plait.infer.sampling import Sampler

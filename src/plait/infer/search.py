@@ -66,13 +66,9 @@ def _search(prompts: list[Sequence[int]], engine: Engine, params: BeamParams) ->
             cache.select(rows)
         return engine.decode(tokens, cache)
 
-    rules = replace(
-        engine.rules,
-        never=engine.rules.never.union(
-            range(engine.vocab, config.vocab)
-        ),  # of a head padded beyond the tokenizer
-        first=engine.rules.first if engine.encodes else None,  # a decoder's prompt is begun already
-    )
+    # a head may be padded beyond the tokenizer; what a decoder continues is begun already
+    never = engine.rules.never.union(range(engine.vocab, config.vocab))
+    rules = replace(engine.rules, never=never, first=engine.rules.first if engine.encodes else None)
     return beam_search(
         logits,
         step,

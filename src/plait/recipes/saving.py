@@ -16,7 +16,7 @@ from plait.checkpoint.resolve import read_state, step_directories, step_of
 from plait.checkpoint.run import Checkpoint, exact_weights, prune, save_checkpoint
 from plait.checkpoint.snapshot import Entry, Snapshot
 from plait.checkpoint.tensors import Lazy, fetched
-from plait.infer.params import LABELS, LEARNED
+from plait.infer.generation_config import LABELS, LEARNED
 from plait.nn.decoder import Decoder
 from plait.train.average import mean_of
 from plait.train.loop import TrainState
