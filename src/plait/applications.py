@@ -89,13 +89,7 @@ def answer(
     engine, params = _engine(model), _best_of(qa.TASK, decoding)
     made = [
         qa.as_question(
-            engine,
-            document,
-            params,
-            context=context,
-            index=index,
-            passages=passages or qa.PASSAGES,
-            truncate=truncate,
+            engine, document, params, context=context, index=index, passages=passages, truncate=truncate
         )
         for document, context in zip(asked, contexts)
     ]

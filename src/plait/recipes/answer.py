@@ -19,7 +19,6 @@ from plait.recipes.apply import (
     respond,
     searched,
     shown,
-    with_remedy,
 )  # fmt: skip
 from plait.text.document import Document
 
@@ -67,7 +66,7 @@ def answer(
     from plait.infer.engine import Engine
     from plait.tasks import answer as task
 
-    index, most = index_of(documents) if documents else None, passages or task.PASSAGES
+    index = index_of(documents) if documents else None
     params = task.TASK.decoding_with(decoding)
     check_lines(request, params.n)
     engine = Engine(model, device=device, dtype=dtype)
@@ -75,7 +74,7 @@ def answer(
     def check(records: Sequence[Document]) -> list[task.Question]:
         questions = [
             task.as_question(
-                engine, record, params, context=text, index=index, passages=most, truncate=truncate
+                engine, record, params, context=text, index=index, passages=passages, truncate=truncate
             )
             for record in records
         ]
@@ -94,11 +93,11 @@ def answer(
     application = Application(
         "answer",
         ask=lambda text: Document("question", text),
-        check=with_remedy(check, truncate),
+        check=check,
         answer=found,
         show=_shown,
         line=lambda row: row["completion"],
-        made_with=made_with(engine, f"{params.describe()}{_read(text, index, most)}"),
+        made_with=made_with(engine, f"{params.describe()}{_read(text, index, passages or task.PASSAGES)}"),
         each=params.n,
     )
     respond(request, application)

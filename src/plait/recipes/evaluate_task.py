@@ -153,10 +153,7 @@ def evaluate_answers(
         InputError: no question, or an empty one.
     """
     decoding = decoding or qa.TASK.decoding
-    read = with_remedy(
-        lambda some: [qa.as_question(engine, one, decoding, truncate=truncate) for one in some], truncate
-    )
-    asked = read(questions)
+    asked = [qa.as_question(engine, question, decoding, truncate=truncate) for question in questions]
     tell_cut(asked)
     count, first = qa.elsewhere(questions)
     if count:

@@ -155,12 +155,7 @@ def _context(asked: AnswersAsked, index: Index | None) -> dict[str, Any]:
         message = f"passages={asked.passages} of the documents, and {why}; leave passages out"
         raise ApiError(message, param="passages", code="invalid_value")
     context = None if asked.context is None else whole_characters(asked.context, "context")
-    return {
-        "context": context,
-        "index": index,
-        "passages": asked.passages or qa.PASSAGES,
-        "truncate": asked.truncate,
-    }
+    return {"context": context, "index": index, "passages": asked.passages, "truncate": asked.truncate}
 
 
 def _read_with(question: qa.Question, *, cited: bool) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def as_question(
     *,
     context: str | None = None,
     index: Index | None = None,
-    passages: int = PASSAGES,
+    passages: int | None = None,
     truncate: bool = False,
 ) -> Question:
     """A question with its context, or with as much of the passages that answer it as fits.
@@ -129,6 +129,7 @@ def as_question(
     Args:
         context: of a question that has none of its own.
         index: to find passages in, for a question that has no context.
+        passages: how many of them, if they fit; PASSAGES unless given.
         truncate: read the beginning of a context that does not fit the model's, in place of an error.
 
     Raises:
@@ -153,10 +154,10 @@ def as_question(
             _question(engine, document, "", [], cut=True)  # one that does not fit even so is told so
             raise PromptError(
                 f"{document.id}: the context and the question are more than the {room} tokens that the model "
-                "has for them; shorten the context, or have it truncated"
+                "has for them; shorten the context, or read only its beginning with truncate"
             )
         return _question(engine, document, held, [], cut=held != whole)
-    found = index.search(document.record["question"], passages)
+    found = index.search(document.record["question"], passages or PASSAGES)
     numbered = not (engine.encodes or engine.learned == "pairs")
 
     def shown(some: Sequence[Passage]) -> str:
