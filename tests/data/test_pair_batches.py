@@ -30,10 +30,9 @@ def prepared(folder, tokenizer, pairs=PAIRS, *, context=40, start_id=1):
 def test_a_target_is_written_from_the_start_token_on_and_padding_is_told_apart(tmp_path, tokenizer):
     data = prepared(tmp_path, tokenizer, start_id=2)
     for batch in evaluation_batches(data.train[0], 7):
-        assert batch.source.shape[1] % 8 == batch.tokens.shape[1] % 8 == 0
         lengths = (batch.targets != NO_LOSS).sum(1)
-        assert batch.source.shape[1] - 8 < (batch.source_positions != PADDING).sum(1).max()
-        assert batch.tokens.shape[1] - 8 < lengths.max()
+        assert batch.source.shape[1] == (batch.source_positions != PADDING).sum(1).max()
+        assert batch.tokens.shape[1] == lengths.max()
         for row, length in enumerate(lengths.tolist()):
             assert batch.tokens[row, 0] == 2
             assert torch.equal(batch.tokens[row, 1:length], batch.targets[row, : length - 1])
@@ -60,10 +59,38 @@ def test_the_pairs_of_a_step_are_put_in_order_of_length_and_their_tokens_counted
         batch = loader.batch(step)
         rows = [row for micro in batch.microbatches for row in micro.rows]
         assert sorted(rows) == sorted(row for _, row in loader.rows_of(step))
-        lengths = [data.train[0].rows.places_in(row) for row in rows]
-        assert lengths == sorted(lengths)
+        widths = [max(micro.source.shape[1], micro.tokens.shape[1]) for micro in batch.microbatches]
+        assert widths == sorted(widths)
         counted = sum(micro.target_tokens() for micro in batch.microbatches)
         assert counted == batch.target_tokens == whole.batch(step).target_tokens
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_work_on_pairs_of_one_length_at_a_time(ranks, tmp_path, tokenizer):
+    data = prepared(tmp_path, tokenizer)
+    sizes = {"batch_size": 12, "micro_batch": 2, "seed": 5}
+    alone = Loader(data.train, **sizes).batch(1).microbatches
+    shared = [Loader(data.train, **sizes, rank=rank, ranks=ranks).batch(1).microbatches for rank in range(ranks)]
+    assert {len(each) for each in shared} == {6 // ranks}
+    for number, together in enumerate(zip(*shared)):
+        wanted = alone[number * ranks : (number + 1) * ranks]
+        assert sorted(micro.rows for micro in together) == sorted(micro.rows for micro in wanted)
+    first, last = ([sum(micro.tokens.shape[1] for micro in each)] for each in (shared[0], shared[-1]))
+    assert abs(first[0] - last[0]) <= alone[-1].tokens.shape[1] - alone[0].tokens.shape[1]
+
+
+def test_a_batch_padded_to_a_multiple_has_the_same_tokens(tmp_path, tokenizer):
+    data = prepared(tmp_path, tokenizer)
+    for batch in evaluation_batches(data.train[0], 7):
+        longer = batch.padded(4)
+        assert longer.source.shape[1] % 4 == longer.tokens.shape[1] % 4 == 0
+        assert longer.target_tokens() == batch.target_tokens() == int(longer.held.sum())
+        time, read = batch.tokens.shape[1], batch.source.shape[1]
+        assert torch.equal(longer.tokens[:, :time], batch.tokens)
+        assert torch.equal(longer.source[:, :read], batch.source)
+        assert int((longer.source_positions != PADDING).sum()) == sum(
+            len(data.train[0].shards.read(row)) for row in batch.rows
+        ) - batch.target_tokens()
 
 
 def test_a_decoder_reads_pairs_as_chats_and_learns_the_answers(tmp_path, tokenizer):

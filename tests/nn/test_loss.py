@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from plait.nn import loss as loss_module
-from plait.nn.loss import IGNORE, LossSum, cross_entropy, kl_divergence, symmetric_divergence
+from plait.nn.loss import IGNORE, LossSum, consistent_cross_entropy, cross_entropy, kl_divergence
 
 
 def logits_and_targets(rows: int = 3, time: int = 5, vocab: int = 11) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,14 +171,38 @@ def test_no_wide_copy_of_all_logits_is_made(monkeypatch):
     assert seen.numbers == 1 << 10
 
 
-def test_symmetric_divergence_is_both_divergences_and_so_is_its_gradient():
-    logits, targets = logits_and_targets()
-    first, second = (each.clone().requires_grad_() for each in (logits, logits.flip(-1) * 1.5))
-    found = symmetric_divergence(first, second, targets)
-    wanted = kl_divergence(first, second, targets) + kl_divergence(second, first, targets)
-    torch.testing.assert_close(found, wanted)
-    for one, other in zip(*(torch.autograd.grad(2 * each, (first, second)) for each in (found, wanted))):
-        torch.testing.assert_close(one, other)
-    assert symmetric_divergence(first, first, targets).item() == 0
-    narrow = symmetric_divergence(first.bfloat16(), second.bfloat16(), targets)
-    torch.testing.assert_close(narrow.double(), wanted, rtol=2e-2, atol=1e-2)
+@pytest.mark.parametrize("chunk", [1, 1 << 18])
+@pytest.mark.parametrize(("smoothing", "z_loss"), [(0.0, 0.0), (0.1, 0.01)])
+def test_consistency_is_cross_entropy_and_both_divergences_and_so_is_its_gradient(
+    chunk, smoothing, z_loss, monkeypatch
+):
+    monkeypatch.setattr(loss_module, "CPU_NUMBERS", chunk)
+    one, targets = logits_and_targets()
+    logits, targets = torch.cat((one, one.flip(-1) * 1.5)).requires_grad_(), torch.cat((targets, targets))
+    smooth = {"label_smoothing": smoothing, "z_loss": z_loss}
+    found = consistent_cross_entropy(logits, targets, weight=3.0, **smooth)
+    first, second = logits.chunk(2)
+    there, back = kl_divergence(first, second, targets[:3]), kl_divergence(second, first, targets[:3])
+    plain = cross_entropy(logits, targets, **smooth)
+    wanted = plain.total + 1.5 * (there + back)
+    torch.testing.assert_close(found.total, wanted)
+    assert (int(found.correct), int(found.tokens)) == (int(plain.correct), int(plain.tokens))
+    torch.testing.assert_close(found.nll, plain.nll)
+    gradients = [torch.autograd.grad(2 * each, logits)[0] for each in (found.total, wanted)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_halves_that_agree_cost_no_more_than_cross_entropy():
+    logits, targets = (torch.cat((each, each)) for each in logits_and_targets())
+    found = consistent_cross_entropy(logits, targets, weight=3.0).total
+    torch.testing.assert_close(found, cross_entropy(logits, targets).total)
+
+
+def test_consistency_of_narrow_logits_is_summed_in_float32():
+    logits, targets = (torch.cat((each, each)) for each in logits_and_targets())
+    narrow = logits.bfloat16().requires_grad_()
+    found = consistent_cross_entropy(narrow, targets, weight=3.0).total
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, cross_entropy(narrow, targets).total)
+    found.backward()
+    assert narrow.grad is not None and narrow.grad.dtype == torch.bfloat16

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from plait.data.config import PAIR_MULTIPLE
 from plait.data.source import Source
 
 NO_LOSS = -100  # the target that cross-entropy ignores
@@ -60,6 +60,26 @@ class Batch:
     def take(self, index: Tensor) -> Batch:
         """The places `index` of every row."""
         return self._each(lambda x: x[:, index])
+
+    def padded(self, multiple: int) -> Batch:
+        """Pairs with padding up to lengths that are multiples, where time is to be cut evenly."""
+        assert self.source is not None
+
+        def longer(x: Tensor, value: int) -> Tensor:
+            return F.pad(x, (0, -x.shape[1] % multiple), value=value)
+
+        places = self.source_positions
+        if places is None:
+            places = torch.arange(self.source.shape[1], device=self.source.device).expand_as(self.source)
+        targets = longer(self.targets, NO_LOSS)
+        return replace(
+            self,
+            tokens=longer(self.tokens, 0),
+            targets=targets,
+            held=targets != NO_LOSS,
+            source=longer(self.source, 0),
+            source_positions=longer(places, PADDING),
+        )
 
     def twice(self) -> Batch:
         """Every row a second time, below all of them."""
@@ -137,11 +157,11 @@ def make_pairs(picks: Sequence[tuple[Source, int]]) -> Batch:
     """Lay out pairs, one a row; a batch is as long as its longest pair needs."""
     rows = [pair_in(source, row) for source, row in picks]
     lines = len(rows)
-    shards, context = picks[0][0].shards, picks[0][0].rows.context // 2
+    shards = picks[0][0].shards
     assert shards.start_id is not None
-    read = np.full((lines, _length((source for source, _ in rows), context)), shards.pad_id, np.int64)
+    read = np.full((lines, max(len(source) for source, _ in rows)), shards.pad_id, np.int64)
     places = np.full(read.shape, PADDING, np.int64)
-    targets = np.full((lines, _length((target for _, target in rows), context)), NO_LOSS, np.int64)
+    targets = np.full((lines, max(len(target) for _, target in rows)), NO_LOSS, np.int64)
     tokens = np.full(targets.shape, shards.pad_id, np.int64)
     for line, (source, target) in enumerate(rows):
         read[line, : len(source)], places[line, : len(source)] = source, np.arange(len(source))
@@ -169,11 +189,6 @@ def pair_in(source: Source, row: int) -> tuple[np.ndarray, np.ndarray]:
     assert mask is not None
     first = int(mask.argmax())
     return ids[:first].astype(np.int64), ids[first:].astype(np.int64)
-
-
-def _length(rows: Iterator[np.ndarray], context: int) -> int:
-    """The longest row's, rounded up as far as the model has positions."""
-    return min(-(-max(map(len, rows)) // PAIR_MULTIPLE) * PAIR_MULTIPLE, context)
 
 
 def _document_ids(picks: Sequence[tuple[Source, int]]) -> list[str]:

@@ -11,7 +11,6 @@ from plait.config import Config
 
 Paths = str | list[str]
 KINDS: tuple[Literal["text", "messages", "pairs"], ...] = ("text", "messages", "pairs")
-PAIR_MULTIPLE = 8  # lengths of pairs are padded to it: few shapes, and tensor parallelism cuts time evenly
 _NAME = re.compile(r"\w[\w.-]*")
 
 

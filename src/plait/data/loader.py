@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from plait.data.batch import Batch, StepBatch, make_batch
+from plait.data.batch import StepBatch, make_batch
 from plait.data.order import Mixture, order
 from plait.data.source import Source
 from plait.errors import ConfigError
+
+T = TypeVar("T")
 
 
 class Loader:
     """Gives the batch of any step; keeps no state of its own, so a resume at step n is exact.
 
     Rows form one endless stream: a mixture of the sources by weight, each source passing through its rows
-    in a new order every epoch. Step n takes rows `n · batch_size` onwards, and each data rank an equal,
-    contiguous slice of them, so the rows of a step do not depend on the number of ranks. An epoch that is
-    not a multiple of the batch size runs on into the next one, and no row is left out.
+    in a new order every epoch. Step n takes rows `n · batch_size` onwards, and each data rank an equal share
+    of them, so the rows of a step do not depend on the number of ranks. An epoch that is not a multiple of
+    the batch size runs on into the next one, and no row is left out.
 
     Batches are made when asked for: copying some thousand tokens takes about a millisecond, so a thread
     that fetches ahead would gain nothing.
@@ -76,17 +78,15 @@ class Loader:
 
     def batch(self, step: int) -> StepBatch:
         """The micro-batches of this rank for a step; step 0 is the first."""
-        rows = self.rows_of(step)
-        target_tokens = sum(self.sources[number].rows.targets_in(row) for number, row in rows)
-        share = self.batch_size // self.ranks
-        mine = rows[self.rank * share : (self.rank + 1) * share]
-        picks = [(self.sources[number], row) for number, row in mine]
-        if self.sources[0].shards.start_id is not None:
-            # a micro-batch is as long as its longest pair: those of one length belong together
-            picks.sort(key=lambda pick: pick[0].rows.places_in(pick[1]))
+        picks = [(self.sources[number], row) for number, row in self.rows_of(step)]
+        target_tokens = sum(source.rows.targets_in(row) for source, row in picks)
+        pairs = self.sources[0].shards.start_id is not None
+        if pairs:  # a micro-batch is as long as its longest pair: those of one length belong together
+            picks.sort(key=_pair_length)
+        groups = [picks[at : at + self.micro_batch] for at in range(0, self.batch_size, self.micro_batch)]
+        mine = _dealt(groups, self.rank, self.ranks) if pairs else _slice(groups, self.rank, self.ranks)
         return StepBatch(
-            [self._microbatch(picks[at : at + self.micro_batch]) for at in range(0, share, self.micro_batch)],
-            target_tokens,
+            [make_batch(group, attend_across=self.attend_across) for group in mine], target_tokens
         )
 
     def state(self, step: int) -> dict[str, Any]:
@@ -125,9 +125,6 @@ class Loader:
                 "resume needs the same rows in the same order, so start a new run to change it"
             )
 
-    def _microbatch(self, picks: list[tuple[Source, int]]) -> Batch:
-        return make_batch(picks, attend_across=self.attend_across)
-
     def _row(self, number: int, within: int) -> int:
         source = self.sources[number]
         epoch, place = divmod(within, source.rows.count)
@@ -136,6 +133,26 @@ class Loader:
             kept = {k: v for k, v in self._orders.items() if k[0] != number or k[1] == epoch - 1}
             self._orders = kept | {(number, epoch): order(self.seed, epoch, source.rows.count, source.name)}
         return int(self._orders[number, epoch][place])
+
+
+def _pair_length(pick: tuple[Source, int]) -> tuple[int, int]:
+    """Of a pair's longer side and of both."""
+    rows, row = pick[0].rows, pick[1]
+    both, target = rows.places_in(row), rows.targets_in(row)
+    return max(target, both - target), both
+
+
+def _slice(groups: Sequence[T], rank: int, ranks: int) -> Sequence[T]:
+    share = len(groups) // ranks
+    return groups[rank * share : (rank + 1) * share]
+
+
+def _dealt(groups: Sequence[T], rank: int, ranks: int) -> Sequence[T]:
+    """Round by round, in turn from either end: ranks work on micro-batches of one length at a time."""
+    return [
+        groups[first + (ranks - 1 - rank if first // ranks % 2 else rank)]
+        for first in range(0, len(groups), ranks)
+    ]
 
 
 def check_division(batch_size: int, micro_batch: int | str | None, ranks: int = 1) -> None:

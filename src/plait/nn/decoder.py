@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from plait.nn.attention import KVCache, Memory
@@ -60,9 +61,12 @@ class Head(nn.Linear):
         self.loss = cross_entropy
 
     def forward(self, x: Tensor) -> Tensor:
-        logits = super().forward(x)
-        if self.scale != 1.0:
-            logits = logits * self.scale
+        if self.scale == 1.0:
+            logits = super().forward(x)
+        else:  # of the hidden states, of which there are fewer
+            logits = F.linear(
+                x * self.scale, self.weight, None if self.bias is None else self.bias * self.scale
+            )
         return self.softcap * torch.tanh(logits / self.softcap) if self.softcap else logits
 
 

@@ -135,45 +135,94 @@ def kl_divergence(
     return temperature**2 * (divergence * (targets != IGNORE)).sum()
 
 
-def symmetric_divergence(first: Tensor, second: Tensor, targets: Tensor) -> Tensor:
-    """`KL(first ‖ second) + KL(second ‖ first)` summed over target positions.
+def consistent_cross_entropy(
+    logits: Tensor, targets: Tensor, *, weight: float, label_smoothing: float = 0.0, z_loss: float = 0.0
+) -> LossSum:
+    """Cross-entropy that also draws the halves of a batch to each other: R-Drop (Liang et al. 2021, eq. 4).
+
+    Each position with a target adds `weight / 2 · (KL(first ‖ second) + KL(second ‖ first))` to the
+    cross-entropy of both halves.
 
     Args:
-        first, second: logits `[..., vocab]`; both have a gradient.
-        targets: ids `[...]`; only which positions count is read.
+        logits: `[2n, ..., vocab]`; both halves have a gradient.
+        targets: ids `[2n, ...]`, the same in both halves.
+        weight: α there.
+        label_smoothing, z_loss: as of `cross_entropy`.
     """
-    keep = (targets != IGNORE).flatten()
-    return _SymmetricDivergence.apply(first.flatten(0, -2), second.flatten(0, -2), keep)
+    logits, targets = logits.flatten(0, -2), targets.flatten()
+    total, nll, correct = _Consistent.apply(logits, targets, label_smoothing, z_loss, weight / 2)
+    return LossSum(total, nll, correct, (targets != IGNORE).sum())
 
 
-class _SymmetricDivergence(torch.autograd.Function):
-    """A few rows at a time, as the cross-entropy.
+class _Consistent(torch.autograd.Function):
+    """A few rows of both halves at a time.
 
-    Of the probabilities p and q it is `Σ (p - q)·(log p - log q)`, whose gradient for the logits of p is
-    `p·(log p - log q - KL(p ‖ q)) + p - q`.
+    The gradient is made of what the loss is made of, so it is made on the way forward, while that is in the
+    processor's cache. Of the probabilities p and q the divergence is `Σ (p - q)·(log p - log q)`, whose
+    gradient for the logits of p is `p·(log p - log q - KL(p ‖ q)) + p - q`.
     """
 
     @staticmethod
-    def forward(ctx, first: Tensor, second: Tensor, keep: Tensor) -> Tensor:
-        gradients = torch.empty_like(first), torch.empty_like(second)
-        total = wide(first).new_zeros(())
-        for a, b, kept, to_a, to_b in zip(
-            *(_chunks(each, first) for each in (first, second, keep[:, None], *gradients))
+    def forward(
+        ctx, logits: Tensor, targets: Tensor, smoothing: float, z_loss: float, weight: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        gradient, spread = torch.empty_like(logits), smoothing / logits.shape[-1]
+        total, nll = wide(logits).new_zeros(2)
+        correct = targets.new_zeros(())
+        for *pair, chosen, to_first, to_second in zip(
+            *(_chunks(each, logits) for each in (*logits.chunk(2), targets.chunk(2)[0], *gradient.chunk(2)))
         ):
-            log_p, log_q = (wide(logits).log_softmax(-1) for logits in (a, b))
-            p, q = _exp_of(log_p.clone()), _exp_of(log_q.clone())
-            ratio, gap = log_p.sub_(log_q), p - q
-            there = (p * ratio).sum(-1, keepdim=True)
-            back = -(q * ratio).sum(-1, keepdim=True)
-            total += ((there + back) * kept).sum()
-            to_a.copy_((ratio - there).mul_(p).add_(gap).mul_(kept))
-            to_b.copy_((ratio + back).mul_(q).add_(gap).mul_(kept).neg_())
-        ctx.save_for_backward(*gradients)
-        return total
+            keep, chosen = (chosen != IGNORE)[:, None], chosen.clamp(min=0)[:, None]
+            p, q = (_Softmax.of(rows) for rows in pair)
+            ratio = p.log - q.log
+            for here, there, sign, out in ((p, q, weight, to_first), (q, p, -weight, to_second)):
+                apart = sign * (here.share * ratio).sum(-1, keepdim=True)  # weight · KL(here ‖ there)
+                gold = here.log.gather(-1, chosen)
+                loss = apart - (1 - smoothing) * gold + z_loss * here.norm.square()
+                if smoothing:
+                    loss -= smoothing * here.log.mean(-1, keepdim=True)
+                total += (loss * keep).sum()
+                nll -= (gold * keep).sum()
+                correct += ((gold == here.highest) & keep).sum()
+                slope = (ratio * sign).add_(1 + weight - apart + 2 * z_loss * here.norm).mul_(here.share)
+                slope.sub_(there.share, alpha=weight).sub_(spread)
+                slope.scatter_add_(-1, chosen, torch.full_like(gold, smoothing - 1))
+                out.copy_(slope.mul_(keep))
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(nll, correct)
+        return total, nll, correct
 
     @staticmethod
     def backward(ctx, *grads: Tensor):
-        return *(gradient * grads[0] for gradient in ctx.saved_tensors), None
+        (gradient,) = ctx.saved_tensors
+        return gradient.mul_(grads[0]), None, None, None, None
+
+
+@dataclass
+class _Softmax:
+    """Of rows of logits, `log` and `share` as long as they, the others a column.
+
+    Attributes:
+        log: logarithms of the probabilities.
+        share: the probabilities.
+        norm: logarithms of the denominators.
+        highest: logarithm of the highest probability.
+    """
+
+    log: Tensor
+    share: Tensor
+    norm: Tensor
+    highest: Tensor
+
+    @classmethod
+    def of(cls, rows: Tensor) -> _Softmax:
+        """With one exponential a logit."""
+        rows = wide(rows)
+        best = rows.amax(-1, keepdim=True)
+        share = _exp_of(rows - best)
+        whole = share.sum(-1, keepdim=True)
+        norm = whole.log() + best
+        return cls(rows - norm, share.div_(whole), norm, best - norm)
 
 
 def wide(logits: Tensor) -> Tensor:

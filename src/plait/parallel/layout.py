@@ -8,7 +8,6 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from plait.config import Config
-from plait.data.config import PAIR_MULTIPLE
 from plait.errors import ConfigError
 from plait.nn.config import ModelConfig
 
@@ -138,7 +137,6 @@ def _check_pairs(layout: Layout) -> None:
                 f"layout.{axis}={getattr(layout, axis)}: an encoder-decoder has no {what} parallelism; "
                 "use dp, fsdp and tp"
             )
-    _divides("tp", layout.tp, "what the lengths of pairs are multiples of", PAIR_MULTIPLE)
 
 
 def _check_stages(layout: Layout, config: ModelConfig) -> None:

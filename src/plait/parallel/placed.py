@@ -162,6 +162,8 @@ class Placed:
         Positions that go without saying are said where a rank sees a part of the tokens or of the time.
         """
         layout = self.mesh.layout
+        if batch.source is not None and layout.tp > 1:
+            batch = batch.padded(layout.tp)
         rows, time = batch.tokens.shape
         if batch.positions is None and (layout.cp > 1 or (layout.pp > 1 and layout.tp > 1)):
             batch = replace(batch, positions=torch.arange(time).expand(rows, -1))

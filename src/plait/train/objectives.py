@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 
 from torch import Tensor
 
 from plait.data.batch import Batch, StepBatch
 from plait.nn.decoder import Head
-from plait.nn.loss import LossSum, symmetric_divergence
+from plait.nn.loss import LossSum, consistent_cross_entropy
 from plait.parallel.placed import Objective
 from plait.train.config import TrainConfig
 
@@ -24,17 +23,11 @@ def next_token(
 def consistent(
     hidden: Tensor, head: Head, batch: Batch, *, r_drop: float, label_smoothing: float, z_loss: float
 ) -> LossSum:
-    """R-Drop (Liang et al. 2021, eq. 4).
-
-    Args:
-        hidden: of a batch of `twice`, whose halves differ by what dropout has dropped.
-        r_drop: weight of the divergence between the halves, α there.
-    """
+    """R-Drop (Liang et al. 2021) of a batch of `twice`, whose halves differ by what dropout has dropped."""
     logits = head(hidden)
-    loss = head.loss(logits, batch.targets, label_smoothing=label_smoothing, z_loss=z_loss)
-    first, second = logits.chunk(2)
-    divergence = symmetric_divergence(first, second, batch.targets.chunk(2)[0])
-    return replace(loss, total=loss.total + r_drop / 2 * divergence)
+    return consistent_cross_entropy(
+        logits, batch.targets, weight=r_drop, label_smoothing=label_smoothing, z_loss=z_loss
+    )
 
 
 def objective_of(config: TrainConfig) -> Objective:
