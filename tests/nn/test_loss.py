@@ -205,4 +205,5 @@ def test_consistency_of_narrow_logits_is_summed_in_float32():
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, cross_entropy(narrow, targets).total)
     found.backward()
-    assert narrow.grad is not None and narrow.grad.dtype == torch.bfloat16
+    assert narrow.grad is not None
+    assert narrow.grad.dtype == torch.bfloat16

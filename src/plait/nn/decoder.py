@@ -63,10 +63,9 @@ class Head(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.scale == 1.0:
             logits = super().forward(x)
-        else:  # of the hidden states, of which there are fewer
-            logits = F.linear(
-                x * self.scale, self.weight, None if self.bias is None else self.bias * self.scale
-            )
+        else:  # there are fewer hidden states than logits to multiply
+            bias = None if self.bias is None else self.bias * self.scale
+            logits = F.linear(x * self.scale, self.weight, bias)
         return self.softcap * torch.tanh(logits / self.softcap) if self.softcap else logits
 
 
