@@ -60,8 +60,10 @@ def test_the_pairs_of_a_step_are_put_in_order_of_length_and_their_tokens_counted
         batch = loader.batch(step)
         rows = [row for micro in batch.microbatches for row in micro.rows]
         assert sorted(rows) == sorted(row for _, row in loader.rows_of(step))
-        widths = [max(micro.source.shape[1], micro.tokens.shape[1]) for micro in batch.microbatches]
-        assert widths == sorted(widths)
+        kept = data.train[0].rows
+        both = [(kept.places_in(row), kept.targets_in(row)) for row in rows]
+        lengths = [(max(target, places - target), places) for places, target in both]
+        assert lengths == sorted(lengths)
         counted = sum(micro.target_tokens() for micro in batch.microbatches)
         assert counted == batch.target_tokens == whole.batch(step).target_tokens
 

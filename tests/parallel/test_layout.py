@@ -108,6 +108,7 @@ def test_experts_that_do_not_divide_are_refused():
 def test_an_encoder_decoder_is_not_cut_where_it_cannot_be(layout, message):
     config = CONFIG.model_copy(update={"encoder_layers": 3, "heads": 16})
     check_layout(Layout(dp=2, fsdp=2, tp=4), config, 32, 16, None)
+    check_layout(Layout(tp=16), config, 32, 16, None)
     with pytest.raises(ConfigError, match=message):
         check_layout(Layout(**layout), config, 32, 16, None)
 

@@ -24,9 +24,8 @@ def consistent(
     hidden: Tensor, head: Head, batch: Batch, *, r_drop: float, label_smoothing: float, z_loss: float
 ) -> LossSum:
     """R-Drop (Liang et al. 2021) of a batch of `twice`, whose halves differ by what dropout has dropped."""
-    logits = head(hidden)
     return consistent_cross_entropy(
-        logits, batch.targets, weight=r_drop, label_smoothing=label_smoothing, z_loss=z_loss
+        head(hidden), batch.targets, weight=r_drop, label_smoothing=label_smoothing, z_loss=z_loss
     )
 
 
