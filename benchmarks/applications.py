@@ -20,6 +20,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -186,10 +187,12 @@ def measure(name: str, row: Row, data: Path, runs: Path, overrides: list[str]) -
     run, results, held = runs / name, RESULTS / name, runs / f"{name}-held-out"
     results.mkdir(parents=True, exist_ok=True)
     if row.divided:
-        hold_out([pattern.replace("@", str(data)) for pattern in row.divided], held)
+        files, tests = (files_of(patterns, data) for patterns in (row.divided, row.data))
+        hold_out(files, held, {task_of(file) for file in tests})
+    scored = [each for each in row.data if "%" not in each or any((held / "held").iterdir())]
     words = [*row.train, *overrides]
     train = ["train", row.recipe, *words, f"out={run}", "--resume"]
-    score = ["evaluate", f"{run}{row.checkpoint}", "--task", row.task, "--data", *row.data, *row.options]
+    score = ["evaluate", f"{run}{row.checkpoint}", "--task", row.task, "--data", *scored, *row.options]
     commands = [
         ["-m", "plait", *train],
         ["-m", "plait", *score, "--out", str(results / "scores.json")],
@@ -269,12 +272,28 @@ def thinned(log: Path) -> list[str]:
     return [line for number, line in enumerate(lines) if number % every == 0 or '"val_loss"' in line]
 
 
-def hold_out(patterns: list[str], folder: Path) -> None:
-    """Divide files into `train` and `held`, story by story or command by command, always in the same way."""
+def files_of(patterns: Iterable[str], data: Path) -> list[str]:
+    """The files of the data directory that patterns name."""
+    return sorted(
+        file for pattern in patterns if "@" in pattern for file in glob.glob(pattern.replace("@", str(data)))
+    )
+
+
+def task_of(file: str) -> str:
+    """Such as `qa11`, with which the name of the file begins."""
+    return Path(file).name.partition("_")[0]
+
+
+def hold_out(files: list[str], folder: Path, tested: set[str]) -> None:
+    """Divide files into `train` and `held`, story by story or command by command, always in the same way.
+
+    What is held out of a task that has a test file is not kept; the training data are the same with one.
+    """
     draw = random.Random(0)
+    shutil.rmtree(folder, ignore_errors=True)
     for name in ("train", "held"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    for file in sorted(file for pattern in patterns for file in glob.glob(pattern)):
+    for file in files:
         parts: dict[str, list[str]] = {"train": [], "held": []}
         with gzip.open(file, "rt", encoding="utf-8") as lines:
             for line in lines:
@@ -282,6 +301,8 @@ def hold_out(patterns: list[str], folder: Path) -> None:
                     part = parts["held" if draw.random() < HELD else "train"]
                 part.append(line)
         for name, kept in parts.items():
+            if name == "held" and task_of(file) in tested:
+                continue
             # without a time, so that the digest says what was scored
             packed = gzip.compress("".join(kept).encode("utf-8"), mtime=0)
             (folder / name / Path(file).name).write_bytes(packed)
