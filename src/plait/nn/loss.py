@@ -110,13 +110,14 @@ class _CrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         halves = 1 if weight is None else 2
+        rows = logits.chunk(halves)
+        outs = gradient.chunk(halves) if gradient is not None else (None,) * halves
         total, nll = wide(logits.new_zeros(2))
         correct = targets.new_zeros(())
-        for at in _pieces(len(logits) // halves, logits):
+        for at in _pieces(rows[0]):
             wanted = targets[at, None]
             keep, wanted = wanted != IGNORE, wanted.clamp(min=0)
-            both = [_Softmax.of(half[at]) for half in logits.chunk(halves)]
-            outs = gradient.chunk(halves) if gradient is not None else (None,) * halves
+            both = [_Softmax.of(half[at]) for half in rows]
             for here, there, out in zip(both, reversed(both), outs):
                 gold = here.logits.gather(-1, wanted)
                 loss = here.norm - (1 - smoothing) * gold + z_loss * here.norm.square()
@@ -179,11 +180,11 @@ class _Softmax:
         return apart, ratio.sub_(apart - 1).mul_(self.share).sub_(other.share)
 
 
-def _pieces(rows: int, logits: Tensor) -> Iterator[slice]:
+def _pieces(logits: Tensor) -> Iterator[slice]:
     """So many rows that a CPU's cache holds their logits; all of a GPU's that memory allows."""
     numbers = CPU_NUMBERS if logits.device.type == "cpu" else GPU_NUMBERS
     step = max(1, numbers // logits.shape[-1])
-    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+    return (slice(start, min(start + step, len(logits))) for start in range(0, len(logits), step))
 
 
 def wide(logits: Tensor) -> Tensor:
