@@ -8,8 +8,9 @@ import pytest
 
 from plait.errors import ConfigError, InputError, PromptError
 from plait.infer.engine import Engine
+from plait.infer.params import SamplingParams
 from plait.recipes.chat import chat
-from plait.tasks.conversation import fit_history
+from plait.tasks.conversation import fit_history, prompt_of
 
 GREEDY = {"temperature": 0, "max_tokens": 4, "ignore_eos": True}
 
@@ -61,7 +62,7 @@ def test_a_message_that_does_not_fit_leaves_the_conversation_as_it_was(
     assert len(asked) == 2
     assert asked[1].startswith("<|user|>one")
     shown = capsys.readouterr().err
-    assert "the message takes 203 tokens, more than the 92 there is room for; shorten it" in shown
+    assert "the message takes 203 tokens, more than the 95 there is room for; shorten it" in shown
     assert "surrogate" in shown
 
 
@@ -128,3 +129,24 @@ def test_history_is_trimmed_by_whole_turns():
     assert len(sizes) < 30  # and not one for each that is forgotten
     with pytest.raises(PromptError, match="the message takes 5 tokens, more than the 4 there is room for"):
         fit_history(whole, size, 4)
+    assert fit_history(whole, size, 4, most=5) == [system, *last]
+
+
+def test_a_quarter_of_the_context_is_left_for_an_answer_or_a_token_beside_a_long_message(tiny_model):
+    engine = Engine(tiny_model)
+
+    def shown(most: int | None, *sizes: int) -> list[int]:
+        said = [message("user", "x" * size) for size in sizes]
+        return [len(one["content"]) for one in prompt_of(engine, said, SamplingParams(max_tokens=most))[0]]
+
+    assert engine.context == 96
+    around = len(prompt_of(engine, [message("user", "")], SamplingParams())[1])
+    last = engine.context - 24 - around
+    assert shown(None, last) == [last]
+    assert shown(None, 1, last) == [last]
+    assert shown(None, 10, 20, 20) == [10, 20, 20]
+    assert shown(48, 10, 20, 20) == [20, 20]
+    assert shown(4, 1, last) == [1, last]
+    assert shown(None, 1, engine.context - 1 - around) == [engine.context - 1 - around]
+    with pytest.raises(PromptError, match="takes 96 tokens, more than the 95 there is room for"):
+        shown(1, engine.context - around)

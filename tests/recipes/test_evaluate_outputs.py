@@ -88,6 +88,8 @@ def test_every_metric_runs_alone_and_all_together(capsys):
     tests = json.loads(Path("all.json").read_text(encoding="utf-8"))["comparisons"]
     assert {row["metric"]: row["values"][0] for row in tests} == pytest.approx(values)
     assert all(row["models"] == ["ours.txt", "gold.txt"] for row in tests)
+    assert all([one["path"] for one in row["data"]] == row["models"] for row in tests)
+    assert {row["signature"] for row in tests} == {"test:paired bootstrap|bs:1000|seed:12345"}
     assert next(row for row in tests if row["metric"] == "accuracy")["difference"] == -100.0
 
 
@@ -176,10 +178,106 @@ def test_bad_requests_are_one_line(words, message, capsys):
     assert message in refused(words, capsys)
 
 
-def test_names_that_look_like_outputs_are_warned_of_and_a_language_harms_nothing(capsys):
-    shutil.copy("gold.txt", "test.output.txt")
-    assert run("--hypotheses ours.txt --references test.output.txt --metric chrf --lang zh") == 0
-    assert "test.output.txt, the references, looks like outputs by its name;" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("hypotheses", "references", "told"),
+    [
+        ("ours.txt", "test.output.txt", "test.output.txt, the references, looks like outputs by its name;"),
+        ("test.hyp", "model.hyp", "model.hyp, the references, looks like outputs by its name;"),
+        ("targets.txt", "gold.de", ""),
+        ("targets.txt", "test.de", "targets.txt, the hypotheses, looks like references by its name;"),
+        ("refs/t.txt", "test.de", "refs/t.txt, the hypotheses, looks like references by its name;"),
+        ("hyps/t.txt", "refs/t.txt", ""),
+        ("out/hyp.txt", "out/ref.txt", ""),
+        ("out/a.txt", "out/b.txt", ""),
+        ("test.hyp-ref.txt", "test.de", ""),
+    ],
+)
+def test_names_that_look_like_the_other_side_are_warned_of(hypotheses, references, told, capsys):
+    for path in (hypotheses, references):
+        Path(path).parent.mkdir(exist_ok=True)
+        shutil.copy("gold.txt", path)
+    assert run(f"--hypotheses {hypotheses} --references {references} --metric chrf --lang zh") == 0
+    error = capsys.readouterr().err
+    assert told in error if told else "swapped" not in error
+
+
+@pytest.mark.parametrize(
+    ("hypotheses", "references"),
+    [
+        ("ref.txt", "hypo.txt"), ("ref.txt", "candidates.txt"), ("target.txt", "translations.txt"),
+        ("refs/t.txt", "hyps/t.txt"), ("test.de", "hyp.txt"), ("ref.txt", "model.txt"),
+    ],
+)  # fmt: skip
+def test_names_of_the_other_side_are_refused(hypotheses, references, capsys):
+    for path in (hypotheses, references):
+        Path(path).parent.mkdir(exist_ok=True)
+        shutil.copy("gold.txt", path)
+    assert "swapped?" in refused(f"--hypotheses {hypotheses} --references {references} --metric chrf", capsys)
+
+
+def test_a_second_system_is_looked_at_as_the_first_is(capsys):
+    shutil.copy("gold.txt", "ref.txt")
+    words = "--hypotheses ours.txt --references ours.txt --compare ref.txt --metric chrf"
+    assert "ref.txt and ours.txt look like references and hypotheses by their names;" in refused(
+        words, capsys
+    )
+
+
+def test_fields_of_one_file_are_refused_the_other_way_round(capsys):
+    rows = '{"target": "a cat", "completion": "a cat", "made_with": "model:a"}\n'
+    Path("made.jsonl").write_text(rows * 2, encoding="utf-8")
+    Path("table.csv").write_text("reference,prediction\na,a\n", encoding="utf-8")
+    both = "--field hypotheses={} --field references={} --metric bleu"
+    words = f"--hypotheses made.jsonl --references made.jsonl {both.format('target', 'completion')}"
+    assert "holds answers made with model:a; are --hypotheses and" in refused(words, capsys)
+    words = f"--hypotheses table.csv --references table.csv {both.format('reference', 'prediction')}"
+    assert "swapped?" in refused(words, capsys)
+
+
+SQUAD = {"data": [{"paragraphs": [{"context": "Rome.", "qas": [
+    {"id": "q1", "question": "Where?", "answers": [{"text": "in Rome"}]},
+    {"id": "q2", "question": "Who?", "answers": [{"text": "Anna"}]},
+    {"id": "q3", "question": "Why?", "answers": []},
+]}]}]}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("predictions", "field"),
+    [
+        ({"q2": "Anna", "q3": "", "q1": "Rome", "q9": "else"}, ""),
+        ([{"id": "q2", "said": "Anna"}, {"id": "q3", "said": None}, {"id": "q1", "said": "Rome"}],
+         "--field hypotheses=said"),
+    ],
+)  # fmt: skip
+def test_answers_are_matched_by_the_ids_of_questions(predictions, field, capsys):
+    Path("dev.json").write_text(json.dumps(SQUAD), encoding="utf-8")
+    Path("said.json").write_text(json.dumps(predictions), encoding="utf-8")
+    words = f"--hypotheses said.json --references dev.json {field} --field references=answers"
+    assert run(f"{words} --metric squad_em --metric squad_f1 --json") == 0
+    shown = capsys.readouterr()
+    em, f1 = json.loads(shown.out)["results"]
+    assert (em["value"], f1["value"]) == (pytest.approx(200 / 3), pytest.approx(100 * (2 / 3 + 2) / 3))
+    told = "matched by id" if field else "said.json has 1 answers to questions that dev.json has not"
+    assert told in shown.err
+    assert ("no output for 1 of 3 samples" in shown.err) == bool(field)
+
+
+def test_answers_by_id_need_one_to_each_question(capsys):
+    Path("dev.json").write_text(json.dumps(SQUAD), encoding="utf-8")
+    Path("said.json").write_text(json.dumps({"q1": "Rome", "q2": "Anna"}), encoding="utf-8")
+    words = "--hypotheses said.json --references {} --metric squad_em"
+    told = refused(words.format("dev.json --field references=answers"), capsys)
+    assert "said.json has no answer to 'q3' of dev.json (1 of 3 are missing)" in told
+    assert "said.json holds answers by id (q1, q2), and gold.txt no `id`" in refused(
+        words.format("gold.txt"), capsys
+    )
+
+
+def test_labels_that_a_table_holds_as_floats_are_integers(capsys):
+    Path("labels.jsonl").write_text('{"a": 1.0, "b": "1"}\n{"a": 0.0, "b": 0}\n', encoding="utf-8")
+    words = "--hypotheses labels.jsonl --references labels.jsonl --field hypotheses=a --field references=b"
+    assert run(f"{words} --metric accuracy --json") == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["value"] == 100.0
 
 
 def test_one_file_may_hold_both_sides_and_a_table_no_header(capsys):
@@ -203,6 +301,19 @@ def test_a_record_that_cannot_be_read_is_no_gap(capsys):
     Path("half.jsonl").write_text('{"said": "\\ud83d"}\n', encoding="utf-8")
     with pytest.raises(InputError, match=r"half\.jsonl:1 cannot be used: lone surrogate"):
         evaluate_outputs("half.jsonl", "gold.txt", "bleu", field="hypotheses=said")
+
+
+def test_bbq_refuses_ids_that_two_categories_share_and_tells_of_missing_predictions(shared_data, capsys):
+    folder = shared_data / "bbq"
+    files = [folder / "data" / f"{name}.jsonl.gz" for name in ("Age", "Religion")]
+    with gzip.open(files[0], "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines][:10]
+    said = [{"example_id": row["example_id"], "pred": row["ans0"]} for row in rows]
+    Path("said.jsonl").write_text("".join(json.dumps(row) + "\n" for row in said), encoding="utf-8")
+    with pytest.raises(InputError, match="more than once; give predictions a `category` too"):
+        evaluate_predictions("said.jsonl", field="pred", data=files)
+    evaluate_predictions("said.jsonl", field="pred", data=files[0])
+    assert "3,670 of 3,680 records of" in capsys.readouterr().err
 
 
 PUBLISHED = {  # Parrish et al. 2022, figures 3 and 5: ambiguous and disambiguated accuracy, then bias

@@ -175,6 +175,13 @@ def test_records_with_an_empty_cell_are_counted_and_left_out(tiny_pairs, says, t
     says(["eins", "vier"])
     first, *_ = evaluate(tiny_pairs, task="translate", data=table, metric=["accuracy"], limit=2)
     assert first.signature.endswith("|limit:2|skipped:2")
+    for name, lines in (("s.txt", "one\ntwo\nfour\n"), ("t.txt", "eins\n\nvier\n")):
+        (tmp_path / name).write_text(lines, encoding="utf-8")
+    says(["eins", "vier"])
+    files = [tmp_path / "s.txt", tmp_path / "t.txt"]
+    first, *_ = evaluate(tiny_pairs, task="translate", data=files, metric=["accuracy"])
+    assert (first.n, first.signature.endswith("|skipped:1")) == (2, True)
+    assert "skipped in the input: 1 × pair with an empty side" in capsys.readouterr().err
     table.write_text("source,target\n,zwei\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"test\.csv#1 holds source, target; a source or text is needed"):
         evaluate(tiny_pairs, task="translate", data=table)

@@ -74,6 +74,23 @@ def test_escape_stops_and_the_engine_is_free_again(start: Callable, scripted, op
         assert page.locator(".bubble").all_inner_texts() == ["a short one"]
 
 
+def test_the_oldest_turn_is_forgotten_where_it_leaves_too_little_room_for_an_answer(
+    start: Callable, scripted, open_page: Callable
+):
+    scripted.context = 300  # the second question and all before it take 280
+    with start(scripted) as server:
+        page = open_page(server.url)
+        ask(page, "a" * 150)
+        page.get_by_text("finished by itself").wait_for()
+        assert not page.locator(".forgotten").count()
+        ask(page, "b" * 60)
+        page.get_by_text("Messages above no longer fit into the model's context of 300 tokens").wait_for()
+        page.get_by_text("finished by itself").nth(1).wait_for()
+        assert page.locator(".turn.model").count() == 2
+        assert page.locator(".turn.unsent").count() == 2
+        assert not page.get_by_text("cut at the length limit").count()
+
+
 def test_language_theme_and_settings_are_switched_and_remembered(url: str, open_page: Callable):
     page = open_page(url, locale="zh-CN")
     page.get_by_role("heading", name="向 scripted 提问").wait_for()

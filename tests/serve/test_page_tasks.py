@@ -114,6 +114,12 @@ def test_a_summary_is_of_the_whole_text_and_an_answer_of_a_question_below_its_co
         page.get_by_label("What the answer stands in").fill("The bike is blue. " * 9)
         write(page, "Question", "What?")
         page.get_by_text("Only the beginning of the context was read").wait_for()
+        page.get_by_role("tab", name="Summarize").click()
+        write(page, "Text to summarize", "One word after another. " * 9)
+        page.get_by_text("Only the beginning of the text was read").wait_for()
+        page.get_by_role("tab", name="Translate").click()
+        write(page, "Text to translate", "One word after another. " * 9)
+        page.get_by_text("Too long: this model reads at most").wait_for()
 
 
 def test_the_tab_is_remembered_of_each_model(start: Callable, url: str, pairs: Engine, open_page: Callable):

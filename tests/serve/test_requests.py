@@ -79,7 +79,7 @@ def test_null_means_absent():
         (ChatAsked, {"temperature": "1"}, "temperature", 'temperature must be a valid number, not "1"'),
         (ChatAsked, {"n": True}, "n", "n must be a valid integer, not true"),
         (ChatAsked, {"store": 0}, "store", "leave it out or set it to false"),
-        (ChatAsked, {"stop": ["a"] * 5}, "stop", "stop must be"),
+        (ChatAsked, {"stop": ["a"] * 5}, "stop", "stop may hold 4 values at most, not 5"),
         (ChatAsked, {"stop": ["a", ""]}, "stop[1]", "stop[1] must be"),
         (ChatAsked, {"stop": ["\ud800"]}, "stop[0]", "stop[0] must be a valid string"),
         (ChatAsked, {"seed": 2**63}, "seed", "seed must be less than"),

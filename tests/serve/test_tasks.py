@@ -109,6 +109,29 @@ def test_a_question_is_answered_below_its_context(url: str):
     assert "citations" not in long
 
 
+@pytest.mark.parametrize("task", ["translate", "summarize", "classify"])
+def test_a_text_that_is_too_long_is_cut_only_when_asked(url: str, pairs: Engine, task: str):
+    more: dict[str, Any] = {"labels": ["good", "bad"]} if task == "classify" else {"max_tokens": 5}
+    text = "the very same words " * 9
+    asked = {"input": ["short", text], **more}
+    error = ask(url, task, **asked).json()["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "input[1]")
+    short, long = ask(url, task, **asked, truncate=True).json()["results"]
+    assert (short.get("cut"), long["cut"]) == (None, True)
+    most = max(end for end in range(len(text)) if len(pairs.encode(text[:end])) <= pairs.context)
+    [wanted] = ask(url, task, input=text[:most], **more).json()["results"]
+    assert long["answers"] == wanted["answers"]
+    assert "cut" not in wanted
+
+
+def test_many_labels_may_be_compared_and_too_many_are_counted(url: str):
+    labels = [f"label {number}" for number in range(1001)]
+    [result] = ask(url, "classify", input="a dog", labels=labels[:150]).json()["results"]
+    assert {answer["text"] for answer in result["answers"]} == set(labels[:150])
+    error = ask(url, "classify", input="a dog", labels=labels).json()["error"]
+    assert error["message"] == "labels may hold 1,000 values at most, not 1,001"
+
+
 def test_documents_of_the_server_are_searched_and_cited(start: Callable, pairs: Engine):
     texts = {
         "home/notes/a.txt#1": "Anna is in.\n\nBen is out today, and the bike with him.",

@@ -10,7 +10,7 @@ import pytest
 
 import plait
 from plait.data.notice import Noticed, labels_in
-from plait.errors import ConfigError
+from plait.errors import ConfigError, InputError
 from plait.infer.engine import Engine
 from plait.recipes.apply import apply_task
 from plait.tasks.classify import labels_of, questions_of
@@ -75,6 +75,8 @@ def test_labels_are_those_given_else_learned_else_the_datas(model, reader):
     assert labels_of(plain, ["b", "a"], data) == ["b", "a"]
     assert labels_of(knowing, (), data) == ["a", "b", "c"]
     assert labels_of(plain, (), data) == ["a", "b"]
+    with pytest.raises(InputError, match=r"among 0, 1, .*, 19 and 80 more: a, b \(first: "):
+        labels_of(plain, [str(number) for number in range(100)], data)
     with pytest.raises(ConfigError, match="does not say which labels it has learned; name them: --labels"):
         labels_of(plain)
 
@@ -93,8 +95,10 @@ def test_few_different_targets_are_labels():
 
     assert seen(["b", "a", "b"]) == {"labels": ["a", "b"]}
     assert seen(["a", "b"]) == {}  # no target comes twice: these are answers
-    assert seen([str(n) for n in range(21)] * 2) == {}
-    many = [str(n) for n in range(20)]
+    assert seen([str(n) for n in range(21)] * 4) == {}
+    assert len(seen([str(n) for n in range(1000)] * 5)["labels"]) == 1000
+    assert seen([str(n) for n in range(1001)] * 5) == {}
+    many = [str(n) for n in range(1000)]
     assert labels_in([{"labels": many}, {"labels": ["0", "1"]}]) == sorted(many)
     assert labels_in([{"labels": many}, {"labels": ["x", "y"]}]) == []
     assert labels_in([{"labels": many}, {}]) == labels_in([]) == []

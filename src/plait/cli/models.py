@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from cyclopts import Group, Parameter
 
@@ -28,6 +28,7 @@ class Scoring:
         tokenize: Tokenization of BLEU: none, 13a, intl, zh, ja-mecab, ko-mecab, char.
         lowercase: Compare without case (bleu, chrf).
         stem: Compare stems of English words (rouge).
+        split_sentences: Compare sentences that nltk finds, not lines (rougeLsum).
     """
 
     metric: Words = None
@@ -35,10 +36,11 @@ class Scoring:
     tokenize: str | None = None
     lowercase: bool = False
     stem: bool = False
+    split_sentences: bool = False
 
     def options(self) -> Options:
         """What changes a score."""
-        return Options(lang=self.lang, tokenize=self.tokenize, lowercase=self.lowercase, stem=self.stem)
+        return Options(**{field.name: getattr(self, field.name) for field in fields(Options)})
 
 
 @Parameter(name="*", group=Group("Outputs made elsewhere"))

@@ -9,7 +9,8 @@ from typing import Any
 from plait.data.pairs import target_in
 from plait.text.document import Document
 
-MOST_LABELS = 20  # more different targets than this are no labels
+# So few different targets are labels; more are, up to the most, where each is there some times on average.
+FEW_LABELS, MOST_LABELS, TIMES = 20, 1000, 5
 
 
 def answer_elsewhere(document: Document) -> bool:
@@ -47,7 +48,9 @@ class Noticed:
     def report(self) -> dict[str, Any]:
         """For the report of a source."""
         found: dict[str, Any] = {}
-        if len(self.targets) <= MOST_LABELS and len(self.targets) < self.pairs:
+        count = len(self.targets)
+        most = FEW_LABELS if TIMES * count > self.pairs else MOST_LABELS
+        if count < self.pairs and count <= most:
             found["labels"] = sorted(self.targets)
         if self.elsewhere:
             found["elsewhere"] = {"answers": self.elsewhere, "first": self.first}

@@ -19,6 +19,7 @@ class Options:
     tokenize: str | None = None
     lowercase: bool = False
     stem: bool = False
+    split_sentences: bool = False
 
     def __post_init__(self) -> None:
         primary(self.lang)

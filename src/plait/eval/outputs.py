@@ -22,6 +22,7 @@ USED_BY = {  # a language is true of a text whether a metric asks for it or not
     "tokenize": ("bleu",),
     "lowercase": ("bleu", "chrf"),
     "stem": ("rouge",),
+    "split_sentences": ("rouge",),
 }
 
 
@@ -39,7 +40,9 @@ def expand(metrics: Sequence[str], options: Options) -> list[str]:
             raise ConfigError(f"metric {metric!r} is unknown{hint}; use {', '.join(METRICS)}")
     for name, families in USED_BY.items():
         if getattr(options, name) and not any(metric.startswith(families) for metric in metrics):
-            raise ConfigError(f"--{name} is for {' and '.join(families)}; leave it out for the others")
+            raise ConfigError(
+                f"--{name.replace('_', '-')} is for {' and '.join(families)}; leave it out for the others"
+            )
     return list(dict.fromkeys(part for metric in metrics for part in PARTS.get(metric, (metric,))))
 
 
@@ -95,7 +98,8 @@ def _families(
             chrf = given | {"words": words, "lowercase": options.lowercase}
             yield _family(name, translation.chrf, translation.chrf_statistics, chrf)
     if kinds := [name for name in wanted if name in summary.KINDS]:
-        rouge = given | {"kinds": kinds, "lang": options.lang, "stem": options.stem}
+        told = {"lang": options.lang, "stem": options.stem, "split": options.split_sentences}
+        rouge = given | {"kinds": kinds} | told
         yield _means(summary.rouge, summary.rouge_values, rouge)
     if "exact_match" in wanted:
         yield _mean("exact_match", answers.exact_match, answers.exact_values, given)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, NoReturn
 
 from plait import log
@@ -14,10 +12,6 @@ from plait.errors import InputError, did_you_mean
 from plait.text.encoding import lines_of
 from plait.text.sources import RECORDS, Source, find_sources
 from plait.text.tables import Row, json_file, json_lines, parquet_rows, table_rows, text_of
-
-# words in the names of files that are outputs of a system, and of those that are given
-OUTPUTS = re.compile("hyps?|hypothes[ie]s|pred(iction)?s?|outputs?")
-GIVEN = re.compile("ref(erence)?s?|gold|targets?|expected")
 
 
 def read_hypotheses(path: str, fields: Sequence[str], references: Sequence[str]) -> list[str]:
@@ -32,14 +26,17 @@ def read_hypotheses(path: str, fields: Sequence[str], references: Sequence[str])
     source = _source(path)
     if len(fields) > 1 and source.kind in RECORDS:
         raise InputError(f"{path} needs one field, not {', '.join(fields)}; --field hypotheses=NAME")
-    texts = []
+    texts, none = [], 0
     for place, value in _column(source, fields[0] if fields else None, "hypotheses", references):
         if isinstance(value, list):
             raise InputError(
                 f"{place}: {fields[0]!r} holds a list, as references may; give one text, or are --hypotheses "
                 "and --references swapped?"
             )
-        texts.append(_text(value, place))
+        none += value is None
+        texts.append("" if value is None else _text(value, place))
+    if none:
+        log.warn(f"{path} has no output for {none:,} of {len(texts):,} samples (null); they count as empty")
     return texts
 
 
@@ -74,40 +71,6 @@ def read_records(path: str) -> Iterator[Row]:
     return _rows(source)
 
 
-def check_sides(hypotheses: str, references: Sequence[str], fields: Sequence[str]) -> None:
-    """Refuse the two sides where contents or names say that each stands in the place of the other.
-
-    Args:
-        fields: what is read of the references, where they are records.
-
-    Raises:
-        InputError: references that plait wrote as answers; a name like `ref` among the hypotheses beside one
-            like `hyp` among the references.
-    """
-    swapped = "are --hypotheses and --references swapped?"
-    for path in references:
-        if path == hypotheses:  # its fields tell the sides apart
-            continue
-        source = _source(path)
-        if source.kind == ".jsonl" and set(fields) & {"completion", "prediction"}:
-            _, _, row = next(_rows(source), (0, "", {}))
-            if model := row.get("made_with"):
-                raise InputError(f"{path}, the references, holds answers made with {model!s:.60}; {swapped}")
-        made, given = _is_named(path, OUTPUTS, GIVEN), _is_named(hypotheses, GIVEN, OUTPUTS)
-        if made and given:
-            raise InputError(
-                f"{hypotheses} and {path} look like references and hypotheses by their names; {swapped} "
-                "If not, rename one"
-            )
-        if made:
-            log.warn(f"{path}, the references, looks like outputs by its name; {swapped}")
-
-
-def _is_named(path: str, so: re.Pattern[str], not_so: re.Pattern[str]) -> bool:
-    words = re.findall("[a-z]+", Path(path).name.lower())
-    return any(map(so.fullmatch, words)) and not any(map(not_so.fullmatch, words))
-
-
 def check_length(path: str, length: int, other: str, count: int) -> None:
     """Refuse files of different length."""
     if length != count:
@@ -124,11 +87,14 @@ def cell(row: dict[Any, Any], name: str, place: str, others: Sequence[str] = ())
     known = [str(column) for column in row]
     hint = did_you_mean(name, known)
     for path in others:
-        source = _source(path)
-        first = next(_rows(source), None) if source.kind in RECORDS else None
-        if first is not None and name in first[2]:
+        if name in first_record(path):
             hint = f"; {path} has it, are --hypotheses and --references swapped?"
     raise InputError(f"{place} has no field {name!r}{hint}; found: {', '.join(known) or 'none'}")
+
+
+def first_record(path: str) -> dict[Any, Any]:
+    """The first record of a file; an empty one where it holds none."""
+    return next((row for _, _, row in read_records(path)), {}) if has_records(path) else {}
 
 
 def has_records(path: str) -> bool:
@@ -175,6 +141,8 @@ def _rows(source: Source, field: str | None = None) -> Iterator[Row]:
 def _text(value: Any, place: str) -> str:
     if isinstance(value, str):
         return value
+    if isinstance(value, float) and value.is_integer():  # a column of integers beside gaps, as tables have it
+        value = int(value)
     if isinstance(value, int):  # labels are often numbers
         return json.dumps(value)
     raise InputError(f"{place} must hold text, not {type(value).__name__} {value!r:.40}")

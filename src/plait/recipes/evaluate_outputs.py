@@ -9,11 +9,12 @@ from pathlib import Path
 
 from plait import log
 from plait.errors import ConfigError, InputError
-from plait.eval import outputs, samples
-from plait.eval.bootstrap import Paired, paired
+from plait.eval import by_id, outputs, samples
+from plait.eval.bootstrap import RESAMPLES, SEED, Paired, paired
 from plait.eval.language import primary
 from plait.eval.options import Options
-from plait.eval.scores import Score, check_replaceable, describe_data, scores_json
+from plait.eval.scores import Score, check_replaceable, describe_data, scores_json, signature
+from plait.eval.sides import check_sides
 from plait.eval.summary import looks_cjk, looks_foreign
 from plait.eval.translation import tokenization
 from plait.files import write_text
@@ -56,8 +57,7 @@ def evaluate_outputs(
     if out is not None:
         check_replaceable(out)
     ours_in, theirs_in = _fields(listed(field), [ours, *theirs])
-    samples.check_sides(ours, theirs, theirs_in)
-    texts = samples.read_hypotheses(ours, ours_in, theirs)
+    texts = _outputs(ours, ours_in, theirs, theirs_in)
     sets = samples.read_references(theirs, theirs_in, ours, len(texts))
     advise(metrics, options, [text for text in sets[0] if text])
     data = describe_data([ours, *theirs])
@@ -65,12 +65,12 @@ def evaluate_outputs(
     scores = [replace(score, data=data) for score in made]
     tests: dict[str, Paired] = {}
     if compare is not None:
-        second = samples.read_hypotheses(str(compare), ours_in, theirs)
+        second = _outputs(str(compare), ours_in, theirs, theirs_in)
         samples.check_length(str(compare), len(second), ours, len(texts))
         one = outputs.statistics(metrics, options, hypotheses=texts, references=sets)
         other = outputs.statistics(metrics, options, hypotheses=second, references=sets)
         tests = {name: paired(one[name].at, other[name].at, len(texts)) for name in one}
-    _publish([ours, str(compare)], scores, tests, out, as_json)
+    _publish([ours] if compare is None else [ours, str(compare)], scores, tests, out, as_json)
     return scores
 
 
@@ -120,6 +120,15 @@ def listed(values: Paths) -> list[str]:
     return [str(values)] if isinstance(values, (str, Path)) else [str(value) for value in values]
 
 
+def _outputs(path: str, fields: list[str], references: list[str], references_in: list[str]) -> list[str]:
+    """What a system has put out, in the order of the references where both have ids."""
+    check_sides(path, fields, references, references_in)
+    if not fields and (answers := by_id.answers_by_id(path)):
+        return by_id.in_order(answers, path, references[0])
+    texts = samples.read_hypotheses(path, fields, references)
+    return by_id.aligned(texts, path, fields, references[0], references_in)
+
+
 def _one(hypotheses: list[str], references: list[str]) -> str:
     for side, files in (("hypotheses", hypotheses), ("references", references)):
         if not files:
@@ -151,13 +160,21 @@ def _records(rows: list, files: list[str]) -> list[dict]:
     known = {}
     for file in files:
         for _, place, row in samples.read_records(file):
-            known[tuple(str(samples.cell(row, key, place)) for key in keys)] = row
+            named = tuple(str(samples.cell(row, key, place)) for key in keys)
+            if named in known:
+                raise InputError(
+                    f"{place}: {' '.join(named)} stands in {', '.join(files)} more than once; "
+                    + ("name each file once" if len(keys) > 1 else "give predictions a `category` too")
+                )
+            known[named] = row
     found = []
     for _, place, row in rows:
         wanted = tuple(str(samples.cell(row, key, place)) for key in keys)
         if wanted not in known:
             raise InputError(f"{place}: {' '.join(wanted)} is not in {', '.join(files)}")
         found.append(known[wanted])
+    if without := len(known) - len({id(row) for row in found}):
+        log.warn(f"{without:,} of {len(known):,} records of {', '.join(files)} have no prediction")
     return found
 
 
@@ -183,7 +200,11 @@ def _publish(
 ) -> None:
     text = scores_json(names[0], scores)
     if tests:
-        rows = [{"metric": metric, "models": names, **asdict(test)} for metric, test in tests.items()]
+        how = {
+            "data": describe_data(names),
+            "signature": signature(test="paired bootstrap", bs=RESAMPLES, seed=SEED),
+        }
+        rows = [{"metric": metric, "models": names, **asdict(test), **how} for metric, test in tests.items()]
         content = json.loads(text) | {"comparisons": rows}
         text = json.dumps(content, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
     if out is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,8 +12,9 @@ from plait.errors import InputError
 from plait.recipes.evaluate_outputs import Paths, listed
 from plait.tasks.task import Task
 from plait.text.document import Document
-from plait.text.readers import read
-from plait.text.sources import find_sources
+from plait.text.layouts import EMPTY_SIDE
+from plait.text.readers import counted, read
+from plait.text.sources import EMPTY, find_sources
 
 
 @dataclass(frozen=True)
@@ -46,8 +48,12 @@ def read_questions(
     names = listed(data)
     format = _format_of(task, names, format)
     kept: list[Document] = []
-    skipped, first = 0, None
-    for question in task.questions(read(names, format=format, fields=fields)):
+    skipped, first, unread = 0, None, Counter[str]()
+
+    def passed_over(where: str, reason: str) -> None:
+        unread[reason] += 1
+
+    for question in task.questions(read(names, format=format, fields=fields, on_skip=passed_over)):
         if len(kept) == limit:
             if format != "parallel":
                 break
@@ -59,10 +65,13 @@ def read_questions(
             skipped, first = skipped + 1, first or error
         else:
             kept.append(question)
+    if unread:
+        log.warn(f"skipped in the input: {counted(unread)}")
     if first and not kept:
         raise first
     if first:
         log.warn(f"{skipped:,} skipped that cannot be scored; the first: {first}")
+    skipped += unread[EMPTY] + unread[EMPTY_SIDE]
     # of two aligned files the documents name the first
     return Questions(kept, skipped, names if format == "parallel" else files_read(names))
 

@@ -118,10 +118,12 @@ class TextAsked(Asked):
 class SearchAsked(Body):
     """Body of a task whose answers beam search finds; a field left out is the task's own.
 
-    `input` is read by `inputs.read_texts`; the others are of `BeamParams`.
+    `input` is read by `inputs.read_texts`; the others are of `BeamParams`. A text that does not fit the
+    model's context is refused, or with `truncate` read from its beginning.
     """
 
     input: Any
+    truncate: bool = False
     beams: int | None = Field(None, ge=1, le=32)
     length_penalty: float | None = Field(None, ge=0, le=10)
     no_repeat_ngram: int | None = Field(None, ge=0)
@@ -134,12 +136,10 @@ class AnswersAsked(SearchAsked):
     """Body of `/v1/tasks/answer`, whose `input` are questions.
 
     `context` is what their answers stand in. Without it the documents of the server are searched, if it has
-    any, and each question is shown up to `passages` of them. A context that does not fit the model's is
-    refused, or with `truncate` read from its beginning.
+    any, and each question is shown up to `passages` of them. What `truncate` cuts is the context.
     """
 
     context: str | None = None
-    truncate: bool = False
     passages: int | None = Field(None, ge=1, le=20)
 
 
@@ -147,7 +147,8 @@ class LabelsAsked(Body):
     """Body of `/v1/tasks/classify`; without `labels` those the model learned, without `n` all of them."""
 
     input: Any
-    labels: list[str] | None = Field(None, max_length=100)
+    truncate: bool = False
+    labels: list[str] | None = Field(None, max_length=1000)
     n: int | None = Field(None, ge=1)
 
 
@@ -234,6 +235,10 @@ def _explain(error: ValidationError) -> ApiError:
     )
     if problem["type"] == "missing":
         return ApiError(f"missing field {param!r}", param=param, code="missing_required_parameter")
+    if problem["type"] == "too_long":
+        most, count = problem["ctx"]["max_length"], problem["ctx"]["actual_length"]
+        message = f"{param} may hold {most:,} values at most, not {count:,}"
+        return ApiError(message, param=param, code="invalid_value")
     reason = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     value = json.dumps(problem["input"], ensure_ascii=False)
     shown = value if len(value) <= 60 else value[:57] + "..."

@@ -14,10 +14,11 @@ from plait.serve.problems import ApiError
 from plait.serve.requests import AnswersAsked, LabelsAsked, SearchAsked
 from plait.serve.worker import TURN, Stream
 from plait.tasks import answer as qa
-from plait.tasks.classify import classify, label_ids, labels_of, question_of
+from plait.tasks.classify import Question, classify, fit, label_ids, labels_of, question_of
 from plait.tasks.conversation import converses
 from plait.tasks.retrieve import Index
-from plait.tasks.task import Task, answer, check, find_task
+from plait.tasks.shorten import shorten
+from plait.tasks.task import Task, answer, check, find_task, prompt_of, room_of, source_of
 from plait.text.document import Document
 
 SERVED = ("translate", "summarize", "answer", "classify")
@@ -126,12 +127,18 @@ def _searched(
     wanted = SamplingParams(max_tokens=max(asked.max_tokens or 1, params.min_tokens))
     below = _context(asked, index) if isinstance(asked, AnswersAsked) else {}
 
+    def size(document: Document) -> int:
+        return len(prompt_of(engine, task, document))
+
     def prepared(document: Document) -> tuple[list[int], dict[str, Any]]:
         if isinstance(asked, AnswersAsked):
             question = qa.as_question(engine, document, params, **below)
             prompt, note = question.prompt, _read_with(question, cited=below["index"] is not None)
         else:
-            (prompt,), note = check(engine, task, [document]), {}
+            read = document
+            if asked.truncate:
+                read = shorten(document, task.source, size, room_of(engine, params))
+            (prompt,), note = check(engine, task, [read]), _cut(read is not document)
         engine.check(prompt, wanted)
         return prompt, note
 
@@ -161,7 +168,11 @@ def _context(asked: AnswersAsked, index: Index | None) -> dict[str, Any]:
 def _read_with(question: qa.Question, *, cited: bool) -> dict[str, Any]:
     """The passages that a question was shown, by file without folders, and whether its context was cut."""
     found = [{"source": PurePath(one.source).name, "text": one.text} for one in question.passages]
-    return ({"citations": found} if cited else {}) | ({"cut": True} if question.cut else {})
+    return ({"citations": found} if cited else {}) | _cut(question.cut)
+
+
+def _cut(cut: bool) -> dict[str, Any]:
+    return {"cut": True} if cut else {}
 
 
 def _written(found: list[tuple[str, Hypothesis]]) -> tuple[list[dict[str, Any]], int]:
@@ -178,14 +189,19 @@ def _classified(
 ) -> tuple[TaskReply, Work]:
     labels = _labels(engine, asked.labels)
     ids = label_ids(engine, labels)
-    questions = _each(documents, lambda document: question_of(engine, document, ids))
+
+    def prepared(document: Document) -> tuple[Question, dict[str, Any]]:
+        read = shorten(document, source_of, *fit(engine, ids)) if asked.truncate else document
+        return question_of(engine, read, ids), _cut(read is not document)
+
+    made = _each(documents, prepared)
 
     def some(numbers: list[int]) -> list[Result]:
-        found = classify(engine, [questions[number] for number in numbers], labels)
+        found = classify(engine, [made[number][0] for number in numbers], labels)
         return [(number, _shares(one.probabilities)[: asked.n], 0) for number, one in zip(numbers, found)]
 
-    prompts = [prompt for prompt, _ in questions]
-    reply = TaskReply(engine.name, name, prompts, [{} for _ in prompts])
+    prompts = [prompt for (prompt, _), _ in made]
+    reply = TaskReply(engine.name, name, prompts, [note for _, note in made])
     return reply, _job(prompts, max(1, ROWS // len(labels)), some)
 
 

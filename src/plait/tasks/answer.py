@@ -16,9 +16,8 @@ from plait.infer.params import BeamParams, SamplingParams
 from plait.tasks.retrieve import Index, Passage
 from plait.tasks.task import Task, prompt_of, refuse_unlearned, room_of
 from plait.text.document import Document
-from plait.text.fitting import fitting
+from plait.text.fitting import CHARACTERS, fitting
 
-CHARACTERS = 8  # a token seldom spells more
 PASSAGES = 3  # of the documents, for each question
 
 

@@ -17,6 +17,7 @@ from plait.tasks.shorten import shortened
 from plait.tasks.task import Task, source_of, spoken_ids
 from plait.text.document import Document
 
+SHOWN = 20  # labels that a message names
 Question = tuple[list[int], list[list[int]]]  # the tokens of a text, and those of each label after it
 
 
@@ -60,13 +61,20 @@ def labels_of(engine: Engine, given: Sequence[str] = (), questions: Iterable[Doc
             f"{engine.name} does not say which labels it has learned; name them: --labels good bad"
         )
     if len(labels) < 2 or len(set(labels)) < len(labels) or not all(label.strip() for label in labels):
-        raise ConfigError(f"labels must be two or more different words, not {', '.join(map(repr, labels))}")
+        raise ConfigError(f"labels must be two or more different words, not {_some(map(repr, labels))}")
     if others := sorted(due.keys() - set(labels)):
         raise InputError(
-            f"the data has labels that are not among {', '.join(labels)}: {', '.join(others)} (first: "
+            f"the data has labels that are not among {_some(labels)}: {_some(others)} (first: "
             f"{due[others[0]]}); name all of them with --labels, or correct the data"
         )
     return labels
+
+
+def _some(labels: Iterable[str]) -> str:
+    """The first labels of perhaps very many."""
+    named = list(labels)
+    more = f" and {len(named) - SHOWN:,} more" if len(named) > SHOWN else ""
+    return ", ".join(named[:SHOWN]) + more
 
 
 def questions_of(
@@ -84,9 +92,7 @@ def questions_of(
     """
     answers = label_ids(engine, labels)
     if truncate:
-        longest = 0 if engine.encodes else max(map(len, answers)) - 1
-        room = engine.context - longest
-        documents = shortened(documents, source_of, lambda one: len(_prompt_of(engine, one)), room)
+        documents = shortened(documents, source_of, *fit(engine, answers))
     return [question_of(engine, document, answers) for document in documents]
 
 
@@ -108,6 +114,12 @@ def question_of(engine: Engine, document: Document, answers: list[list[int]]) ->
         prompt = _prompt_of(engine, document)
         check(engine, prompt, answers)
     return prompt, answers
+
+
+def fit(engine: Engine, answers: list[list[int]]) -> tuple[Callable[[Document], int], int]:
+    """How many tokens a text takes, and how many it may take beside those of `label_ids`."""
+    longest = 0 if engine.encodes else max(map(len, answers)) - 1
+    return lambda document: len(_prompt_of(engine, document)), engine.context - longest
 
 
 def _prompt_of(engine: Engine, document: Document) -> list[int]:

@@ -18,7 +18,7 @@ DECODING = {"temperature": 0.7}  # where the user asks for nothing else
 
 
 def fit_history(
-    messages: Sequence[Message], size: Callable[[list[Message]], int], room: int
+    messages: Sequence[Message], size: Callable[[list[Message]], int], room: int, most: int | None = None
 ) -> list[Message]:
     """Forget the oldest turns until the rest fits.
 
@@ -27,6 +27,7 @@ def fit_history(
     Args:
         size: how many tokens a conversation takes, as the model will read it.
         room: tokens it may take.
+        most: tokens that system messages and the last turn may take where they are alone; None: `room`.
 
     Raises:
         PromptError: even the system messages and the last turn are longer than that.
@@ -42,8 +43,10 @@ def fit_history(
 
     if count := fitting(lambda count: size(latest(count)) <= room, max(last, 1)):
         return latest(count)
-    taken = size(latest(1))
-    raise PromptError(f"the message takes {taken} tokens, more than the {room} there is room for; shorten it")
+    alone, most = latest(1), room if most is None else most
+    if (taken := size(alone)) <= most:
+        return alone
+    raise PromptError(f"the message takes {taken} tokens, more than the {most} there is room for; shorten it")
 
 
 def messages_of(document: Document, system: str | None = None) -> list[Message]:
@@ -66,6 +69,9 @@ def prompt_of(
 ) -> tuple[list[Message], list[int]]:
     """What of a conversation the model is shown, and its tokens: all that leaves room for an answer.
 
+    That is `max_tokens`, half the context at most, or a quarter of it where nothing is asked for; what is
+    said last may take all but one token.
+
     Raises:
         PromptError: see `fit_history`.
     """
@@ -73,9 +79,9 @@ def prompt_of(
     def encode(kept: list[Message]) -> list[int]:
         return engine.tokenizer.encode_chat(kept, add_generation_prompt=True)[0]
 
-    most = engine.context if params.max_tokens is None else params.max_tokens
-    room = engine.context - min(most, engine.context // 2)
-    kept = fit_history(messages, lambda some: len(encode(some)), room)
+    answer = engine.context // 4 if params.max_tokens is None else params.max_tokens
+    room = engine.context - min(answer, engine.context // 2)
+    kept = fit_history(messages, lambda some: len(encode(some)), room, engine.context - 1)
     return kept, encode(kept)
 
 

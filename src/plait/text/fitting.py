@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+CHARACTERS = 8  # of a text to try first for each token: one seldom spells more
+
 
 def fitting(fits: Callable[[int], bool], most: int, first: int | None = None) -> int:
     """The largest number up to `most` that fits, 0 if none does; what fits must not grow again.

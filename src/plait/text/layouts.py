@@ -11,6 +11,7 @@ from plait.errors import InputError
 from plait.text.document import Document
 from plait.text.sources import Skip
 
+EMPTY_SIDE = "pair with an empty side"
 SCAN_LINE = re.compile(r"IN: (.*?) OUT: (.*)")
 SPEAKERS = {
     "system": "system", "human": "user", "user": "user", "prompter": "user",
@@ -126,7 +127,7 @@ def parallel(
         if source.strip() and target.strip():
             yield Document(f"{names[0]}#{number}", "", {"source": source, "target": target})
         else:
-            on_skip(f"{names[0]}:{number}", "pair with an empty side")
+            on_skip(f"{names[0]}:{number}", EMPTY_SIDE)
     if counts[0] != counts[1]:
         raise InputError(
             f"{names[0]} has {counts[0]} lines and {names[1]} {counts[1]}; aligned files need the same number"

@@ -75,13 +75,17 @@ def _documents(inputs, format: str, fields: Fields | None, on_skip: Skip | None,
     for document in stream:
         some = True
         yield document
-    summary = ", ".join(f"{count} × {reason}" for reason, count in sorted(skipped.items()))
     if not some:
         names = ", ".join(source.name for source in sources[:3])
-        why = f"skipped: {summary}" if summary else "give a file with at least one"
+        why = f"skipped: {counted(skipped)}" if skipped else "give a file with at least one"
         raise InputError(f"{names} holds no document; {why}")
-    if summary and on_skip is None:
-        warn(f"skipped in the input: {summary}")
+    if skipped and on_skip is None:
+        warn(f"skipped in the input: {counted(skipped)}")
+
+
+def counted(skipped: Counter[str]) -> str:
+    """Reasons for which something was passed over, and how often each was."""
+    return ", ".join(f"{count} × {reason}" for reason, count in sorted(skipped.items()))
 
 
 def _parallel(sources: list[Source], on_skip: Skip, on_bytes: OnBytes) -> Iterator[Document]:

@@ -152,6 +152,7 @@ export function mount(section, app) {
         if (follow) app.toEnd(thread);
       });
       draw();
+      if (wasCramped(turn) && forget(turn)) return;
       finish(turn);
     } catch (problem) {
       if (problem.code === "context_length_exceeded" && forget(turn)) return;
@@ -159,6 +160,12 @@ export function mount(section, app) {
     }
     run = null;
     busy(false);
+  }
+
+  // Whether an answer ended with the context, of which the turns before it left too little: a quarter is for it.
+  function wasCramped({ run }) {
+    const full = run.end === "length" && !app.settings.request.max_tokens;
+    return full && run.tokens < app.model.plait.context / 4;
   }
 
   // Leaves out the oldest question and its answer, says so, and asks again; false where nothing can be left out.

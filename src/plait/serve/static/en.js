@@ -59,6 +59,7 @@ export const en = {
   answer_go: "Answer",
   answer_context: "What the answer stands in, if anything",
   answer_context_or_documents: "What the answer stands in; left empty, the documents of this server are searched",
+  text_cut: "Only the beginning of the text was read: it is too long for this model.",
   context_cut: "Only the beginning of the context was read: it is too long for this model.",
   classify_title: "Classify a text",
   classify_label: "Text to classify",

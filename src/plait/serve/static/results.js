@@ -46,7 +46,7 @@ class Row {
     this.best = answers[0]?.text ?? "";
     const [kind, draw] = this.task === "classify" ? ["shares", label] : ["written", written];
     const list = answers.length ? el("ol", { class: kind }, ...answers.map(draw)) : words("no_answer", {}, "p", { class: "meta" });
-    const read = cut ? words("context_cut", {}, "p", { class: "meta" }) : null;
+    const read = cut ? words(this.task === "answer" ? "context_cut" : "text_cut", {}, "p", { class: "meta" }) : null;
     this.settle(list, ...[read, ...citations.map(cited)].filter(Boolean));
   }
 

@@ -72,7 +72,8 @@ function mount(name, usual, section, app) {
 
   // Asks about some rows at a time; a row that is refused says why, and the others are asked about again.
   async function answerAll(rows) {
-    const given = context?.value.trim() ? { context: context.value.trim(), truncate: true } : {};
+    const below = context?.value.trim() ? { context: context.value.trim() } : {};
+    const given = name === "translate" ? {} : { ...below, truncate: true }; // half a translation serves nobody
     while (rows.length) {
       const some = rows.slice(0, TOGETHER);
       const body = { model: app.model.id, input: some.map((row) => row.text), ...given, ...options.request };

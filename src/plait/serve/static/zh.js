@@ -59,6 +59,7 @@ export const zh = {
   answer_go: "回答",
   answer_context: "答案所在的文字（可不填）",
   answer_context_or_documents: "答案所在的文字；不填则在本服务器的文档中查找",
+  text_cut: "文本太长，模型只读了开头部分。",
   context_cut: "这段文字太长，模型只读了开头部分。",
   classify_title: "给文字分类",
   classify_label: "要分类的文字",
