@@ -11,7 +11,7 @@ from plait.data.config import DataConfig
 from plait.data.inputs import Intake
 from plait.data.loader import Loader
 from plait.data.prepare import open_data, prepare_data
-from plait.errors import ConfigError, InputError
+from plait.errors import ConfigError, InputError, ModelError
 from plait.text.document import Document
 from plait.text.train_tokenizer import train
 
@@ -215,3 +215,7 @@ def test_a_conversation_the_template_refuses_is_named(tokenizer):
     documents = [(Document("a#7", record={"messages": [{"role": "wizard", "content": "Hm"}]}), False)]
     with pytest.raises(InputError, match="a#7: "):
         list(encode.encode_conversations(documents, tokenizer, Intake()))
+    strict = tokenizer.but_with("{{ raise_exception('no system') }}", tokenizer.stop_ids)
+    said = {"messages": [{"role": "user", "content": "Hm"}, {"role": "assistant", "content": "Hm"}]}
+    with pytest.raises(ModelError, match="a#8: the chat template does not take these messages: no system"):
+        list(encode.encode_conversations([(Document("a#8", record=said), False)], strict, Intake()))

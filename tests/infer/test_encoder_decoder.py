@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 
@@ -139,6 +140,33 @@ def test_a_directory_of_transformers_is_searched_as_it_says(
         if tokenizer.eos_id in written:
             written = written[: written.index(tokenizer.eos_id)]
         assert best.tokens == written
+        if beams == 1:  # but for the forced end, which only beam search heeds
+            (done,) = engine.generate([source], SamplingParams(temperature=0, max_tokens=7))
+            assert done.tokens[:6] == written[:6]
+
+
+def test_a_model_stored_in_bfloat16_is_computed_in_float32_on_the_cpu(make, tmp_path):
+    save(make(1, torch.bfloat16).model, make().tokenizer, tmp_path / "model")
+    assert Engine(tmp_path / "model").dtype == "float32"
+    assert Engine(tmp_path / "model", dtype="bfloat16").dtype == "bfloat16"
+    save(make(1).model, make().tokenizer, tmp_path / "wide")
+    assert Engine(tmp_path / "wide").dtype == "float64"
+
+
+def test_the_start_of_targets_may_stand_in_the_generation_configuration_alone(make, tmp_path):
+    engine = make(1)
+    save(engine.model, engine.tokenizer, tmp_path / "model")
+    place = tmp_path / "model" / "config.json"
+    values = json.loads(place.read_text(encoding="utf-8"))
+    start = values.pop("decoder_start_token_id")
+    place.write_text(json.dumps(values), encoding="utf-8")
+    other = tmp_path / "model" / "generation_config.json"
+    said = json.loads(other.read_text(encoding="utf-8"))
+    other.write_text(json.dumps(said | {"decoder_start_token_id": start}), encoding="utf-8")
+    assert Engine(tmp_path / "model").config.decoder_start == start
+    other.write_text(json.dumps({}), encoding="utf-8")
+    with pytest.raises(ModelError, match="nothing says what a target begins with"):
+        Engine(tmp_path / "model")
 
 
 def test_answers_do_not_depend_on_what_shares_the_batch(make):

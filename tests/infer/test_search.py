@@ -11,7 +11,7 @@ from torch import Tensor
 from plait.infer.beam import beam_search
 from plait.infer.cache import KVCache
 from plait.infer.engine import Engine
-from plait.infer.params import BeamParams, Hypothesis, SamplingParams
+from plait.infer.params import BeamParams, Hypothesis, SamplingParams, TokenRules
 from plait.infer.search import search as find
 from plait.infer.search import text_of
 from plait.nn.config import ModelConfig
@@ -74,6 +74,7 @@ def test_log_probabilities_are_the_models_and_make_up_the_score(engine):
 def test_one_beam_writes_what_the_engine_writes_greedily(make_engine):
     for seed in range(3):
         engine = make_engine(seed=seed)
+        engine.rules = TokenRules()  # as below
         greedy = engine.generate(PROMPTS, SamplingParams(temperature=0, max_tokens=25))
         stop = frozenset(engine.tokenizer.stop_ids)
         found = search(engine, PROMPTS, BeamParams(beams=1, max_tokens=25), stop)

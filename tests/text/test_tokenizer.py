@@ -300,6 +300,16 @@ def test_one_that_ends_keeps_what_else_it_puts_around_a_text(trained, tmp_path):
 def test_a_missing_or_corrupt_file_is_named(trained, tmp_path):
     with pytest.raises(ModelError, match=r"holds no tokenizer.json; give a tokenizer or model directory"):
         Tokenizer.load(tmp_path)
+    (tmp_path / "spiece.model").touch()
+    with pytest.raises(
+        ModelError, match=r"but spiece.model; let transformers write one: AutoTokenizer.from_"
+    ):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "target.spm").touch()
+    with pytest.raises(
+        ModelError, match=r"but spiece.model and target.spm; plait reads no tokenizer that is"
+    ):
+        Tokenizer.load(tmp_path)
     trained["byte"].save(tmp_path)
     whole = (tmp_path / "tokenizer.json").read_text("utf-8")
     for broken in (whole[:-200], "", "[]", '{"model": 3}', "\x00"):

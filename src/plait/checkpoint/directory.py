@@ -31,11 +31,13 @@ from plait.nn.config import ModelConfig
 from plait.nn.decoder import Decoder
 from plait.nn.encoder_decoder import build
 from plait.text.tokenizer import Tokenizer
+from plait.text.tokenizer_files import read_json
 
 OWN_FILES = (
     "config.json", "generation_config.json", "README.md", "model*.safetensors",
     "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
 )  # fmt: skip
+START = "decoder_start_token_id"
 SLACK = 16 * 1024**2  # bytes beside the weights: tokenizer, index, card
 
 
@@ -197,6 +199,8 @@ def read_config(directory: Path) -> tuple[ModelConfig, str]:
         raise damaged(path, error) from None
     if not isinstance(values, dict):
         raise damaged(path, "not a JSON object")
+    if values.get(START) is None:  # some say it only where transformers looks as it generates
+        values[START] = read_json(directory / "generation_config.json").get(START)
     try:
         config, family = from_hf_config(values)
     except ModelError as error:

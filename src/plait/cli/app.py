@@ -48,7 +48,7 @@ class Where:
 
     Args:
         device: Where the model runs.
-        dtype: Number type; default as stored.
+        dtype: Number type; default as stored, on the CPU float32.
     """
 
     device: Device = "cpu"

@@ -9,7 +9,7 @@ from plait.data.fim import before_middle, cut
 from plait.data.inputs import Intake
 from plait.data.pairs import beginning, pair_of
 from plait.data.shards import EncodedDocument
-from plait.errors import InputError, ModelError
+from plait.errors import ModelError, about
 from plait.text.bpe_dropout import DroppingEncoder
 from plait.text.document import Document
 from plait.text.fitting import fitting
@@ -126,10 +126,8 @@ Chat = tuple[list[int], list[int]]  # ids, and 1 for each that carries the loss
 
 
 def _chat(document: Document, messages: list[dict[str, str]], tokenizer: Tokenizer) -> Chat:
-    try:
+    with about(document.id):
         return tokenizer.encode_chat(messages)
-    except InputError as error:
-        raise InputError(f"{document.id}: {error}") from None
 
 
 def _learned(

@@ -22,7 +22,7 @@ from plait.infer.params import (
     TokenRules,
 )
 from plait.infer.prompts import check_bias, check_ids, check_room, completion_ids, side_by_side, source_ids
-from plait.infer.sampling import Sampler
+from plait.infer.sampling import Sampler, allowed
 from plait.infer.writer import StreamDecoder, Writer, advance
 from plait.nn.decoder import Decoder
 from plait.nn.encoder_decoder import EncoderDecoder
@@ -41,7 +41,8 @@ class Engine:
             `Decoder`, which is put into evaluation mode and otherwise used as it is.
         tokenizer: needed with a `Decoder` only.
         device: where to run; None: the CPU for a path, where it lies for a `Decoder`.
-        dtype: `float32`, `bfloat16`, ...; None: as stored.
+        dtype: `float32`, `bfloat16`, ...; None: as stored, but of a path on the CPU at least `float32`, so
+            that an answer does not depend on what is computed beside it.
 
     Attributes:
         name: the last part of the path; "model" for a `Decoder`.
@@ -53,7 +54,7 @@ class Engine:
             talks to people goes by it.
         learned: what it was last trained on, text, messages or pairs; None where that is not known.
         labels: the labels it was last trained to give; empty where there are none.
-        rules: what its directory says of tokens that beam search must or must not write.
+        rules: what its directory says of tokens that it must or must not write.
     """
 
     def __init__(
@@ -88,6 +89,8 @@ class Engine:
         never = tokenizer.unlearned(decoder.config.decoder_start)
         self.rules = TokenRules(never) if directory is None else token_rules(directory, never)
         where = None if device is None else pick_device(device)
+        if dtype is None and directory is not None and where == "cpu":
+            dtype = torch.promote_types(next(decoder.parameters()).dtype, torch.float32)
         self.model = decoder.to(device=where, dtype=_dtype(dtype)).eval()
         self.tokenizer = tokenizer
         self.config = decoder.config
@@ -248,7 +251,7 @@ class Engine:
         sampler = Sampler(params, before, numbers, self.vocab, self.device)
         alive, made = list(range(len(each))), 0
         while True:
-            chosen, reports = self._choose(logits, sampler, params)
+            chosen, reports = self._choose(logits, sampler, params, opening=not made)
             made += 1
             deltas = [
                 advance(writers[index], index, report, id in stop_ids, made >= rooms[index])
@@ -266,10 +269,10 @@ class Engine:
 
     @torch.inference_mode()
     def _choose(
-        self, logits: Tensor, sampler: Sampler, params: SamplingParams
+        self, logits: Tensor, sampler: Sampler, params: SamplingParams, *, opening: bool
     ) -> tuple[list[int], list[TokenLogprob]]:
         refuse_nan(logits, self.dtype)
-        chosen = sampler.choose(logits)
+        chosen = sampler.choose(allowed(logits, self.rules, opening=opening and self.encodes))
         if params.logprobs is None:
             return chosen, [self.token(id) for id in chosen]
         places = log_probabilities(logits, torch.tensor(chosen), params.logprobs, self.vocab)

@@ -150,14 +150,13 @@ class BeamParams(Config):
 
 @dataclass(frozen=True, slots=True)
 class TokenRules:
-    """Tokens that beam search must or must not write, as a model's generation_config.json has it.
-
-    Sampling does not look at them.
+    """Tokens that a model must or must not write, as its generation_config.json has it.
 
     Attributes:
         never: ids that are not written: `suppress_tokens`, and those of `bad_words_ids` that stand alone.
         first: the first token of every answer, such as the target language of mBART: `forced_bos_token_id`.
-        last: ids of which one is the last token where there is no room for more: `forced_eos_token_id`.
+        last: ids of which one is the last token of beam search where there is no room for more:
+            `forced_eos_token_id`.
     """
 
     never: frozenset[int] = frozenset()

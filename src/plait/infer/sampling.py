@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from plait.infer.params import SamplingParams
+from plait.infer.params import SamplingParams, TokenRules
 
 
 def penalize(logits: Tensor, in_prompt: Tensor, counts: Tensor, params: SamplingParams) -> Tensor:
@@ -64,6 +64,21 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     # rounding must not carry the target up to the total, which only the last id that counts reaches
     target = torch.minimum(uniform * total, torch.nextafter(total, torch.zeros_like(total)))
     return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(-1)
+
+
+def allowed(logits: Tensor, rules: TokenRules, *, opening: bool) -> Tensor:
+    """`-inf` for what a model must not write; `[batch, vocab]`.
+
+    Args:
+        opening: whether an answer begins, which may have a first token that is given.
+    """
+    if opening and rules.first is not None:
+        first = torch.tensor([rules.first], device=logits.device)
+        return torch.full_like(logits, -math.inf).index_fill(1, first, 0)
+    never = [id for id in rules.never if id < logits.shape[-1]]
+    if not never:
+        return logits
+    return logits.index_fill(1, torch.tensor(never, device=logits.device), -math.inf)
 
 
 class Sampler:

@@ -27,6 +27,7 @@ from plait.parallel.layout import check_layout
 from plait.recipes.choices import batch_rows, settle
 from plait.recipes.recipe import FREE_AT_RESUME, MACHINE_KEYS, FromModel, Recipe, check_resume
 from plait.recipes.run_directory import read_recipe, refuse_existing
+from plait.text.conversing import conversing
 from plait.text.merges import from_merges
 from plait.text.tokenizer import Tokenizer
 from plait.text.train_tokenizer import train as learn_tokenizer
@@ -192,7 +193,9 @@ def start(run_dir: Path, recipe: Recipe) -> tuple[Tokenizer, ModelConfig]:
         tokenizer = check_model(source)
         config = config_from(recipe.model, source)
         check_kind(recipe, config)
-        return tokenizer, with_start(config, tokenizer)
+        if not tokenizer.chat_template and teaches_to_converse(recipe, config):
+            say(f"{source.name} has no chat template; conversations are written as `User:` and `Assistant:`")
+        return of_source(recipe, config, tokenizer)
     config = recipe.model
     check_kind(recipe, config)  # before a tokenizer is learned
     tokenizer = make_tokenizer(run_dir, recipe)
@@ -227,6 +230,17 @@ def check_kind(recipe: Recipe, config: ModelConfig) -> None:
             "train.batch_tokens counts rows of one length, and every pair has its own; set train.batch_size, "
             "the pairs of a step"
         )
+
+
+def of_source(recipe: Recipe, config: ModelConfig, tokenizer: Tokenizer) -> tuple[Tokenizer, ModelConfig]:
+    """Tokenizer and configuration of the model that a recipe starts from, with what its data need of them."""
+    ready = conversing(tokenizer) if teaches_to_converse(recipe, config) else tokenizer
+    return ready, with_start(config, tokenizer)
+
+
+def teaches_to_converse(recipe: Recipe, config: ModelConfig) -> bool:
+    """Whether the data are shown to the model as conversations."""
+    return recipe.data.kind != "text" and not config.encoder_layers
 
 
 def with_start(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

@@ -23,7 +23,7 @@ from plait.parallel.agreement import same_everywhere, shared_directory
 from plait.parallel.apply import apply_layout
 from plait.recipes.choices import batch_rows, size_of
 from plait.recipes.fit import Stage, fit_steps
-from plait.recipes.plan import Plan, config_from, prepare_run, with_start
+from plait.recipes.plan import Plan, config_from, of_source, prepare_run
 from plait.recipes.ranks import Ranks, device_of, join
 from plait.recipes.recipe import FromModel, Recipe, flatten
 from plait.recipes.report import write_report
@@ -118,8 +118,8 @@ def open_run(run_dir: Path, plan: Plan, ranks: Ranks) -> Stage:
         tokenizer, config = Tokenizer.load(checkpoint.path), checkpoint.config
     elif isinstance(recipe.model, FromModel):
         source = resolve(recipe.model.from_)
-        tokenizer = Tokenizer.load(source)
-        config = with_start(config_from(recipe.model, source), tokenizer)
+        config = config_from(recipe.model, source)
+        tokenizer, config = of_source(recipe, config, Tokenizer.load(source))
     else:
         tokenizer, config = Tokenizer.load(run_dir / "tokenizer"), recipe.model
     data = open_data(run_dir / "data", tokenizer)

@@ -164,11 +164,8 @@ def _segments(
     parts = re.split("\ue0f0(\\d+)\ue0f1", render(tokenizer, marked, add_generation_prompt))
     if [int(number) for number in parts[1::2]] != list(range(len(messages))):
         return None
-    for contents in ([m["content"] for m in messages], [m["content"].strip() for m in messages]):
-        filled = [contents[i // 2] if i % 2 else part for i, part in enumerate(parts)]
-        if "".join(filled) == text:
-            break
-    else:
+    filled = _filled(parts, [message["content"] for message in messages], text)
+    if filled is None:
         return None
     ends = [re.escape(token) for token in map(tokenizer.token, tokenizer.stop_ids) if token]
     closing = re.compile(r"\s*(?:" + "|".join(ends) + ")") if ends else re.compile("")
@@ -183,6 +180,19 @@ def _segments(
             _Segment(after[end:]),
         ]
     return [segment for segment in segments if segment.text]
+
+
+def _filled(parts: list[str], contents: list[str], text: str) -> list[str] | None:
+    """The template's words with a content between each two: together the text, or None."""
+    filled, at = [parts[0]], len(parts[0])
+    for content, after in zip(contents, parts[2::2]):
+        # some templates trim what some roles say
+        said = next((one for one in (content, content.strip()) if text.startswith(one + after, at)), None)
+        if said is None:
+            return None
+        filled += [said, after]
+        at += len(said + after)
+    return filled if "".join(filled) == text else None
 
 
 def render(tokenizer: Tokenizer, messages: Sequence[Message], add_generation_prompt: bool) -> str:

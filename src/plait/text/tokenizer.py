@@ -21,6 +21,7 @@ from plait.text.tokenizer_files import (
     SETTINGS,
     TEMPLATE,
     closing,
+    instead,
     own_settings,
     read_json,
     read_text,
@@ -107,7 +108,7 @@ class Tokenizer:
         path = Path(directory).expanduser()
         definition = path / DEFINITION
         if not definition.is_file():
-            raise ModelError(f"{str(path)!r} holds no {DEFINITION}; give a tokenizer or model directory")
+            raise ModelError(f"{str(path)!r} holds no {DEFINITION}{instead(path)}")
         settings = read_json(path / SETTINGS)
         named = read_json(path / "special_tokens_map.json")
         stop = read_json(path / "generation_config.json").get("eos_token_id")
@@ -150,6 +151,10 @@ class Tokenizer:
         definition["post_processor"] = closing(definition.get("post_processor"), end, self.eos_id)
         text = json.dumps(definition, ensure_ascii=False, indent=2)
         return Tokenizer(text, self._settings, self.chat_template, self.stop_ids)
+
+    def but_with(self, chat_template: str, stop_ids: Sequence[int]) -> Tokenizer:
+        """The same with another chat template and other ids that end a generation."""
+        return Tokenizer(self._definition, self._settings, chat_template, stop_ids)
 
     @property
     def closes(self) -> bool:

@@ -68,6 +68,17 @@ def settings_tokens(settings: Mapping[str, Any]) -> list[AddedToken]:
     return tokens + [AddedToken(text, special=True, normalized=False) for text in dict.fromkeys(texts)]
 
 
+def instead(directory: Path) -> str:
+    """What to do about a directory without tokenizer.json."""
+    pieces = [file.name for file in sorted(directory.glob("*")) if file.suffix in (".spm", ".model")]
+    if len(pieces) == 1:
+        place = f"from_pretrained({str(directory)!r}).save_pretrained({str(directory)!r})"
+        return f" but {pieces[0]}; let transformers write one: AutoTokenizer.{place}"
+    if pieces:
+        return f" but {' and '.join(pieces)}; plait reads no tokenizer that is made of several"
+    return "; give a tokenizer or model directory"
+
+
 def template_of(settings: Mapping[str, Any]) -> str:
     """The chat template kept in the settings: a string, or the `default` of several named ones."""
     template = settings.get("chat_template") or ""
