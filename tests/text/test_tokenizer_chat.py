@@ -102,9 +102,7 @@ def test_a_foreign_template_is_rendered_and_masked():
 def test_a_template_may_trim_what_some_roles_say():
     tokenizer = foreign(CHATML.replace("m.content", "(m.content if m.role == 'user' else m.content | trim)"))
     for said in (" yes\n", "yes", "\n"):
-        ids, mask = tokenizer.encode_chat(
-            [turn("user", " hm\n"), turn("assistant", said), turn("user", "x")]
-        )
+        ids, mask = tokenizer.encode_chat([turn("user", " hm\n"), turn("assistant", said), turn("user", "x")])
         assert "user\n hm\n<|im_end|>" in tokenizer.decode(ids)
         assert tokenizer.decode([id for id, on in zip(ids, mask) if on]) == f"{said.strip()}<|im_end|>"
 

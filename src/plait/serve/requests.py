@@ -236,8 +236,8 @@ def _explain(error: ValidationError) -> ApiError:
     if problem["type"] == "missing":
         return ApiError(f"missing field {param!r}", param=param, code="missing_required_parameter")
     if problem["type"] == "too_long":
-        most, count = problem["ctx"]["max_length"], problem["ctx"]["actual_length"]
-        message = f"{param} may hold {most:,} values at most, not {count:,}"
+        sizes = problem.get("ctx", {})
+        message = f"{param} may hold {sizes['max_length']:,} values at most, not {sizes['actual_length']:,}"
         return ApiError(message, param=param, code="invalid_value")
     reason = problem["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     value = json.dumps(problem["input"], ensure_ascii=False)
