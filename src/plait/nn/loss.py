@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +52,73 @@ def cross_entropy(
         label_smoothing: mass spread evenly over the vocabulary (Szegedy et al. 2016, section 7).
         z_loss: weight of `logsumexp(logits)²` (Chowdhery et al. 2022, section 5).
     """
-    return _summed(logits, targets, label_smoothing, z_loss)
+    logits, targets = logits.flatten(0, -2), targets.flatten()
+    keep = targets != IGNORE
+    total, nll, correct = _CrossEntropy.apply(logits, targets, label_smoothing, z_loss)
+    return LossSum(total, nll, correct, keep.sum())
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """The loss a few rows at a time, so that what is made of a row's logits stays in the processor's cache.
+
+    The gradient of a row is `softmax · (1 + 2·z·logsumexp) - (1-s)·onehot - s/vocab`; all it needs from the
+    way forward is the logarithm of the softmax's denominator.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, logits: Tensor, targets: Tensor, smoothing: float, z_loss: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        keep = targets != IGNORE
+        wanted = targets.clamp(min=0)
+        log_norm, highest, gold, mean = [], [], [], []
+        for rows, chosen in zip(*(_chunks(each, logits) for each in (logits, wanted))):
+            rows = wide(rows)
+            best = rows.amax(-1)
+            log_norm.append(_exp_of(rows - best[:, None]).sum(-1).log() + best)
+            highest.append(best)
+            gold.append(rows.gather(-1, chosen[:, None]).squeeze(-1))
+            if smoothing:
+                mean.append(rows.mean(-1))
+        norm, picked = torch.cat(log_norm), torch.cat(gold)
+        ctx.save_for_backward(logits, targets, norm)
+        ctx.smoothing, ctx.z_loss = smoothing, z_loss
+        nll = ((norm - picked) * keep).sum()
+        total = nll.clone()
+        if smoothing:
+            total = (1 - smoothing) * nll + smoothing * ((norm - torch.cat(mean)) * keep).sum()
+        if z_loss:
+            total = total + z_loss * (norm.square() * keep).sum()
+        correct = ((picked == torch.cat(highest)) & keep).sum()
+        ctx.mark_non_differentiable(nll, correct)
+        return total, nll, correct
+
+    @staticmethod
+    def backward(ctx, *grads: Tensor):
+        logits, targets, norm = ctx.saved_tensors
+        keep, gradient = targets != IGNORE, torch.empty_like(logits)
+        scale = keep * grads[0]
+        whole = scale * (1 + 2 * ctx.z_loss * norm)
+        for out, rows, chosen, log_norm, one, factor in zip(
+            *(_chunks(each, logits) for each in (gradient, logits, targets.clamp(min=0), norm, scale, whole))
+        ):
+            share = _exp_of(wide(rows) - log_norm[:, None]).mul_(factor[:, None])
+            if ctx.smoothing:
+                share.sub_((ctx.smoothing / rows.shape[-1] * one)[:, None])
+            share.scatter_add_(-1, chosen[:, None], ((ctx.smoothing - 1) * one)[:, None].to(share.dtype))
+            out.copy_(share)
+        return gradient, None, None, None
+
+
+def _exp_of(x: Tensor) -> Tensor:
+    """`exp(x)` in the place of `x`, by powers of two, of which CPUs make several times as many a second."""
+    return x.mul_(math.log2(math.e)).exp2_()
+
+
+def _chunks(tensor: Tensor, logits: Tensor) -> tuple[Tensor, ...]:
+    """Rows of a tensor in pieces whose logits a CPU's cache holds; all of a GPU's that memory allows."""
+    room = CPU_NUMBERS if logits.device.type == "cpu" else GPU_NUMBERS
+    return tensor.split(max(1, room // logits.shape[-1]))
 
 
 def kl_divergence(
@@ -84,60 +149,45 @@ def consistent_cross_entropy(
         weight: α there.
         label_smoothing, z_loss: as of `cross_entropy`.
     """
-    return _summed(logits, targets, label_smoothing, z_loss, weight / 2)
-
-
-def _summed(
-    logits: Tensor, targets: Tensor, smoothing: float, z_loss: float, weight: float | None = None
-) -> LossSum:
     logits, targets = logits.flatten(0, -2), targets.flatten()
-    total, nll, correct = _CrossEntropy.apply(logits, targets, smoothing, z_loss, weight)
+    total, nll, correct = _Consistent.apply(logits, targets, label_smoothing, z_loss, weight / 2)
     return LossSum(total, nll, correct, (targets != IGNORE).sum())
 
 
-class _CrossEntropy(torch.autograd.Function):
-    """The loss a few rows at a time, so that what is made of a row's logits stays in the processor's cache.
+class _Consistent(torch.autograd.Function):
+    """A few rows of both halves at a time.
 
-    The gradient is made of the same, so it is made on the way forward: of a row with the probabilities p it
-    is `p·(1 + 2·z·logsumexp) - (1-s)·onehot - s/vocab`. With a weight there are two halves; a row and the one
-    with the probabilities q in the other half add `weight · Σ (p - q)·(log p - log q)` to the loss, whose
-    gradient for the logits of p is `weight · (p·(log p - log q - KL(p ‖ q)) + p - q)`.
+    The gradient is made of what the loss is made of, so it is made on the way forward, while that is in the
+    processor's cache. Of the probabilities p and q the divergence is `Σ (p - q)·(log p - log q)`, whose
+    gradient for the logits of p is `p·(log p - log q - KL(p ‖ q)) + p - q`.
     """
 
     @staticmethod
     def forward(
-        ctx, logits: Tensor, targets: Tensor, smoothing: float, z_loss: float, weight: float | None
+        ctx, logits: Tensor, targets: Tensor, smoothing: float, z_loss: float, weight: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
-        halves = 1 if weight is None else 2
-        rows = logits.chunk(halves)
-        outs = gradient.chunk(halves) if gradient is not None else (None,) * halves
-        total, nll = wide(logits.new_zeros(2))
+        gradient, spread = torch.empty_like(logits), smoothing / logits.shape[-1]
+        total, nll = wide(logits).new_zeros(2)
         correct = targets.new_zeros(())
-        for at in _pieces(rows[0]):
-            wanted = targets[at, None]
-            keep, wanted = wanted != IGNORE, wanted.clamp(min=0)
-            both = [_Softmax.of(half[at]) for half in rows]
-            for here, there, out in zip(both, reversed(both), outs):
-                gold = here.logits.gather(-1, wanted)
-                loss = here.norm - (1 - smoothing) * gold + z_loss * here.norm.square()
+        for *pair, chosen, to_first, to_second in zip(
+            *(_chunks(each, logits) for each in (*logits.chunk(2), targets.chunk(2)[0], *gradient.chunk(2)))
+        ):
+            keep, chosen = (chosen != IGNORE)[:, None], chosen.clamp(min=0)[:, None]
+            p, q = (_Softmax.of(rows) for rows in pair)
+            ratio = p.log - q.log
+            for here, there, sign, out in ((p, q, weight, to_first), (q, p, -weight, to_second)):
+                apart = sign * (here.share * ratio).sum(-1, keepdim=True)  # weight · KL(here ‖ there)
+                gold = here.log.gather(-1, chosen)
+                loss = apart - (1 - smoothing) * gold + z_loss * here.norm.square()
                 if smoothing:
-                    loss -= smoothing * here.logits.mean(-1, keepdim=True)
-                if weight is not None:
-                    apart, pull = here.apart_from(there)
-                    loss += weight * apart
+                    loss -= smoothing * here.log.mean(-1, keepdim=True)
                 total += (loss * keep).sum()
-                nll += ((here.norm - gold) * keep).sum()
+                nll -= (gold * keep).sum()
                 correct += ((gold == here.highest) & keep).sum()
-                if out is None:
-                    continue
-                slope = here.share * (1 + 2 * z_loss * here.norm)
-                if smoothing:
-                    slope -= smoothing / slope.shape[-1]
-                if weight is not None:
-                    slope.add_(pull, alpha=weight)
-                slope.scatter_add_(-1, wanted, torch.full_like(gold, smoothing - 1))
-                out[at] = slope.mul_(keep)
+                slope = (ratio * sign).add_(1 + weight - apart + 2 * z_loss * here.norm).mul_(here.share)
+                slope.sub_(there.share, alpha=weight).sub_(spread)
+                slope.scatter_add_(-1, chosen, torch.full_like(gold, smoothing - 1))
+                out.copy_(slope.mul_(keep))
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(nll, correct)
         return total, nll, correct
@@ -150,41 +200,29 @@ class _CrossEntropy(torch.autograd.Function):
 
 @dataclass
 class _Softmax:
-    """Of rows of logits.
+    """Of rows of logits, `log` and `share` as long as they, the others a column.
 
     Attributes:
-        logits: the rows, at least float32.
-        share: the probabilities, as long.
-        norm: logarithms of the denominators; a column.
-        highest: the highest logits; a column.
+        log: logarithms of the probabilities.
+        share: the probabilities.
+        norm: logarithms of the denominators.
+        highest: logarithm of the highest probability.
     """
 
-    logits: Tensor
+    log: Tensor
     share: Tensor
     norm: Tensor
     highest: Tensor
 
     @classmethod
     def of(cls, rows: Tensor) -> _Softmax:
-        """By powers of two, of which CPUs make several times as many a second as of e; one a logit."""
-        logits = wide(rows)
-        highest = logits.amax(-1, keepdim=True)
-        share = (logits - highest).mul_(math.log2(math.e)).exp2_()
+        """With one exponential a logit."""
+        rows = wide(rows)
+        best = rows.amax(-1, keepdim=True)
+        share = _exp_of(rows - best)
         whole = share.sum(-1, keepdim=True)
-        return cls(logits, share.div_(whole), whole.log() + highest, highest)
-
-    def apart_from(self, other: _Softmax) -> tuple[Tensor, Tensor]:
-        """The divergence from the other's probabilities, a column, and what it and the one back pull at."""
-        ratio = (self.logits - other.logits).sub_(self.norm - other.norm)
-        apart = (self.share * ratio).sum(-1, keepdim=True)
-        return apart, ratio.sub_(apart - 1).mul_(self.share).sub_(other.share)
-
-
-def _pieces(logits: Tensor) -> Iterator[slice]:
-    """So many rows that a CPU's cache holds their logits; all of a GPU's that memory allows."""
-    numbers = CPU_NUMBERS if logits.device.type == "cpu" else GPU_NUMBERS
-    step = max(1, numbers // logits.shape[-1])
-    return (slice(start, min(start + step, len(logits))) for start in range(0, len(logits), step))
+        norm = whole.log() + best
+        return cls(rows - norm, share.div_(whole), norm, best - norm)
 
 
 def wide(logits: Tensor) -> Tensor:
