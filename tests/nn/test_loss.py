@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -163,11 +165,12 @@ class Largest(TorchDispatchMode):
         return made
 
 
-def test_no_wide_copy_of_all_logits_is_made(monkeypatch):
+@pytest.mark.parametrize("of", [cross_entropy, partial(consistent_cross_entropy, weight=3.0)])
+def test_no_wide_copy_of_all_logits_is_made(of, monkeypatch):
     monkeypatch.setattr(loss_module, "CPU_NUMBERS", 1 << 10)
     logits = torch.randn(64, 256).bfloat16().requires_grad_()
     with Largest() as seen:
-        cross_entropy(logits, torch.arange(64), label_smoothing=0.1, z_loss=0.01).total.backward()
+        of(logits, torch.arange(32).repeat(2), label_smoothing=0.1, z_loss=0.01).total.backward()
     assert seen.numbers == 1 << 10
 
 

@@ -167,7 +167,7 @@ class _Consistent(torch.autograd.Function):
         ctx, logits: Tensor, targets: Tensor, smoothing: float, z_loss: float, weight: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         gradient, spread = torch.empty_like(logits), smoothing / logits.shape[-1]
-        total, nll = wide(logits).new_zeros(2)
+        total, nll = wide(logits.new_zeros(2))
         correct = targets.new_zeros(())
         for *pair, chosen, to_first, to_second in zip(
             *(_chunks(each, logits) for each in (*logits.chunk(2), targets.chunk(2)[0], *gradient.chunk(2)))
