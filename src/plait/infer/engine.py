@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from plait.infer.params import (
     TokenRules,
 )
 from plait.infer.prompts import check_bias, check_ids, check_room, completion_ids, side_by_side, source_ids
-from plait.infer.sampling import Sampler, allowed
+from plait.infer.sampling import Sampler
 from plait.infer.writer import StreamDecoder, Writer, advance
 from plait.nn.decoder import Decoder
 from plait.nn.encoder_decoder import EncoderDecoder
@@ -248,10 +249,12 @@ class Engine:
             cache.select(rows)
             logits = logits[rows]
         numbers = [index % params.n for index in range(len(each))]
-        sampler = Sampler(params, before, numbers, self.vocab, self.device)
+        # what a decoder continues is begun already
+        rules = self.rules if self.encodes else replace(self.rules, first=None)
+        sampler = Sampler(params, before, numbers, self.vocab, self.device, rules)
         alive, made = list(range(len(each))), 0
         while True:
-            chosen, reports = self._choose(logits, sampler, params, opening=not made)
+            chosen, reports = self._choose(logits, sampler, params)
             made += 1
             deltas = [
                 advance(writers[index], index, report, id in stop_ids, made >= rooms[index])
@@ -269,10 +272,10 @@ class Engine:
 
     @torch.inference_mode()
     def _choose(
-        self, logits: Tensor, sampler: Sampler, params: SamplingParams, *, opening: bool
+        self, logits: Tensor, sampler: Sampler, params: SamplingParams
     ) -> tuple[list[int], list[TokenLogprob]]:
         refuse_nan(logits, self.dtype)
-        chosen = sampler.choose(allowed(logits, self.rules, opening=opening and self.encodes))
+        chosen = sampler.choose(logits)
         if params.logprobs is None:
             return chosen, [self.token(id) for id in chosen]
         places = log_probabilities(logits, torch.tensor(chosen), params.logprobs, self.vocab)

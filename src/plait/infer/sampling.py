@@ -66,21 +66,6 @@ def draw(logits: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target[:, None], right=True).squeeze(-1)
 
 
-def allowed(logits: Tensor, rules: TokenRules, *, opening: bool) -> Tensor:
-    """`-inf` for what a model must not write; `[batch, vocab]`.
-
-    Args:
-        opening: whether an answer begins, which may have a first token that is given.
-    """
-    if opening and rules.first is not None:
-        first = torch.tensor([rules.first], device=logits.device)
-        return torch.full_like(logits, -math.inf).index_fill(1, first, 0)
-    never = [id for id in rules.never if id < logits.shape[-1]]
-    if not never:
-        return logits
-    return logits.index_fill(1, torch.tensor(never, device=logits.device), -math.inf)
-
-
 class Sampler:
     """What choosing needs to remember of each sequence of a batch: its tokens and its random numbers.
 
@@ -88,6 +73,7 @@ class Sampler:
         prompts: token ids of each sequence's prompt.
         numbers: of each sequence, the number of its completion among those of its prompt.
         vocab: ids from here on have no token and are never chosen.
+        rules: tokens that are never chosen, and the one that is first.
     """
 
     def __init__(
@@ -97,6 +83,7 @@ class Sampler:
         numbers: Sequence[int],
         vocab: int,
         device: torch.device | str = "cpu",
+        rules: TokenRules | None = None,
     ) -> None:
         self.params, self.vocab = params, vocab
         seed = params.seed
@@ -108,6 +95,11 @@ class Sampler:
             for row, prompt in enumerate(prompts):
                 known = [token for token in set(prompt) if token < vocab]
                 self._in_prompt[row, known] = True
+        rules = rules or TokenRules()
+        never = [id for id in rules.never if id < vocab]
+        self._never = torch.tensor(never, dtype=torch.long, device=device)
+        first = [] if rules.first is None else [rules.first]
+        self._first = torch.tensor(first, dtype=torch.long, device=device)  # until it is chosen
         self._biased = torch.tensor(list(params.logit_bias), dtype=torch.long, device=device)
         self._bias = torch.tensor(list(params.logit_bias.values()), device=device)
 
@@ -116,6 +108,11 @@ class Sampler:
         logits = logits[:, : self.vocab]
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits = logits.float()
+        if len(self._first):
+            logits = torch.full_like(logits, -math.inf).index_fill(1, self._first, 0)
+            self._first = self._first[:0]
+        elif len(self._never):
+            logits = logits.index_fill(1, self._never, -math.inf)
         if len(self._biased):
             logits = logits.index_add(1, self._biased, self._bias.to(logits.dtype).expand(len(logits), -1))
         if self.params.penalized:
